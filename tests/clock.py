@@ -1,0 +1,134 @@
+"""
+An event loop whose clock jumps: a test of an hour takes milliseconds and is exact.
+
+While anything can run, it runs. Once every task waits, the clock is set to the next timer.
+What waits for no timer at all is a deadlock, and is reported as one.
+
+Loopback sockets within the loop work. What the loop cannot see takes no time on this clock:
+other processes, and threads other than those of `loop.run_in_executor` (so neither those of
+`anyio.to_thread`). Tests in which such take part are marked `real_time` and get a plain loop.
+"""
+
+import asyncio
+import math
+import os
+import selectors
+from asyncio import Future
+from collections.abc import Callable, Iterator
+from concurrent.futures import Executor
+from pathlib import Path
+from typing import Any, TypeVar, TypeVarTuple
+
+T = TypeVar("T")
+Ts = TypeVarTuple("Ts")
+
+PATIENCE_S = 5.0
+"""How long, in real seconds, news from outside may take before nothing is expected any more."""
+
+
+class VirtualClockLoop(asyncio.SelectorEventLoop):
+    """An event loop that starts at time 0 and never waits for a timer."""
+
+    def __init__(self, patience_s: float = PATIENCE_S) -> None:
+        self._now_s = 0.0
+        self._in_threads = 0
+        self._watchers: list[Future[None]] = []
+        super().__init__(_JumpingSelector(self, patience_s))
+        self._exactly_on_time()
+
+    def time(self) -> float:
+        return self._now_s
+
+    async def settled(self) -> None:
+        """Wait until everything else waits; unlike a short sleep it takes no time."""
+        watcher = self.create_future()
+        self._watchers.append(watcher)
+        await watcher
+
+    def run_in_executor(
+        self, executor: Executor | None, func: Callable[[*Ts], T], *args: *Ts
+    ) -> Future[T]:
+        """Run *func* in a thread; the clock stands still until it has returned."""
+        future = super().run_in_executor(executor, func, *args)
+        self._in_threads += 1
+        future.add_done_callback(self._left_thread)
+        return future
+
+    # -- What the selector asks for -----------------------------------------------------------
+
+    def wake_watchers(self) -> bool:
+        """Wake those who wait for everybody else to wait; tell whether there were any."""
+        woken = [watcher for watcher in self._watchers if not watcher.done()]
+        self._watchers.clear()
+        for watcher in woken:
+            watcher.set_result(None)
+        return bool(woken)
+
+    def jump(self) -> bool:
+        """Go to the next timer; tell whether there is one that will ever come."""
+        timers: list[asyncio.TimerHandle] = self._scheduled  # type: ignore[attr-defined]
+        when_s = timers[0].when() if timers else math.inf
+        # sleep_forever() is a timer at infinity, where no clock ever arrives.
+        if self._in_threads or when_s == math.inf:
+            return False
+        assert when_s >= self._now_s, (when_s, self._now_s)
+        self._now_s = when_s
+        self._exactly_on_time()
+        return True
+
+    def deadlock(self) -> str:
+        """Say who waits, and where."""
+        stuck = "\n".join(
+            f"  {task.get_name()}: {_where(task)}" for task in asyncio.all_tasks(self)
+        )
+        return f"deadlock at {self._now_s:g} s: every task waits, and for no timer:\n{stuck}"
+
+    def _exactly_on_time(self) -> None:
+        # asyncio runs timers up to one resolution early. The smallest step of the clock is
+        # just enough to run those of this very moment, and no other.
+        self._clock_resolution = math.ulp(self._now_s)
+
+    def _left_thread(self, _: Future[Any]) -> None:
+        self._in_threads -= 1
+
+
+class _JumpingSelector(selectors.DefaultSelector):
+    """Jumps where another selector would wait."""
+
+    def __init__(self, loop: VirtualClockLoop, patience_s: float) -> None:
+        super().__init__()
+        self._loop = loop
+        self._patience_s = patience_s
+
+    def select(self, timeout: float | None = None) -> list[tuple[selectors.SelectorKey, int]]:
+        ready = super().select(0)
+        if ready or timeout == 0:
+            return ready
+        if len(self.get_map()) > 1:
+            # More than the loop's own wake-up socket: bytes on their way through the kernel
+            # must not be overtaken by a timer.
+            os.sched_yield()
+            ready = super().select(0)
+        if ready or self._loop.wake_watchers() or self._loop.jump():
+            return ready
+        ready = super().select(self._patience_s)
+        assert ready, self._loop.deadlock()
+        return ready
+
+
+def _where(task: asyncio.Task[Any]) -> str:
+    """Name the functions that *task* is in, the innermost last."""
+    return " > ".join(
+        f"{frame.f_code.co_qualname} ({Path(frame.f_code.co_filename).name}:{line})"
+        for frame, line in _frames(task)
+    )
+
+
+def _frames(task: asyncio.Task[Any]) -> Iterator[tuple[Any, int]]:
+    coroutine: Any = task.get_coro()
+    while coroutine is not None:
+        frame = getattr(coroutine, "cr_frame", None) or getattr(coroutine, "ag_frame", None)
+        if frame is None:
+            return
+        yield frame, frame.f_lineno
+        coroutine = getattr(coroutine, "cr_await", None)
