@@ -3,7 +3,7 @@
 import tomllib
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any, Literal, TypeVar
+from typing import Any, Final, Literal, TypeVar
 
 import msgspec
 
@@ -148,10 +148,8 @@ class Fault(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tru
     retry_after_s: float | None = None
 
 
-class Settings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """All of it. Without accounts there is one of each provider, where every function exists."""
-
-    accounts: dict[str, Account] = {
+def _one_of_each() -> dict[str, Account]:
+    return {
         "lambda": Account(
             provider="aws-lambda", account_id="000000000000", region="us-east-1", quota=1000
         ),
@@ -159,6 +157,12 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=
             provider="aliyun-fc", account_id="1000000000000000", region="cn-shanghai", quota=300
         ),
     }
+
+
+class Settings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """All of it. Without accounts there is one of each provider, where every function exists."""
+
+    accounts: dict[str, Account] = msgspec.field(default_factory=_one_of_each)
     records: Records = Records()
     faults: tuple[Fault, ...] = ()
     runs_max: int = 200_000
@@ -188,10 +192,10 @@ def parse(text: str) -> Settings:
     if not isinstance(faults, list):
         raise SettingsError("faults: expected an array of tables")
     raw["faults"] = [fault(item, f"faults[{index}]") for index, item in enumerate(faults)]
+    raw["records"] = records(raw.get("records", {}))
     settings = _convert(raw, Settings, "")
     for name, account in settings.accounts.items():
         _check_account(account, f"accounts.{_key(name)}")
-    _check_records(settings.records)
     _check_distinct(settings.accounts)
     return settings
 
@@ -216,6 +220,15 @@ def fault(raw: object, path: str = "") -> Fault:
     if rule.delay_s is not None:
         _between(rule.delay_s, path, "delay_s", 0)
     return rule
+
+
+def records(raw: object, path: str = "records") -> Records:
+    """Return what happens to destination records, of its table. Raises `SettingsError`."""
+    decoded = _convert(raw, Records, path)
+    for name in ("lost", "doubled", "delayed"):
+        _between(getattr(decoded, name), path, name, 0, 1)
+    _between(decoded.delay_s, path, "delay_s", 0)
+    return decoded
 
 
 def changed_function(function: Function, changes: object, path: str, rules: Provider) -> Function:
@@ -276,21 +289,33 @@ def _check_account(account: Account, path: str) -> None:
         )
 
 
+_BOUNDS: Final = {
+    "duration_s": (0, None),
+    "jitter_spread": (0, None),
+    "cold_start_s": (0, None),
+    "idle_s": (0, None),
+    "timeout_s": (0.001, None),
+    "failure_rate": (0, 1),
+    "instance_concurrency": (1, None),
+    "vcpu": (0, None),
+    "reserved": (0, None),
+    "instances_max": (0, None),
+    "dequeue_s": (0, None),
+    "max_async_retry_attempts": (0, None),
+    "max_async_event_age_s": (0, None),
+    "task_registration_s": (0, None),
+    "task_lost_rate": (0, 1),
+    "stop_s": (0, None),
+}
+
+
 def _check_function(function: Function, path: str, rules: Provider) -> None:
-    for name in ("duration_s", "jitter_spread", "cold_start_s", "idle_s", "vcpu", "dequeue_s"):
-        _between(getattr(function, name), path, name, 0)
-    for name in ("task_registration_s", "stop_s"):
-        _between(getattr(function, name), path, name, 0)
-    for name in ("failure_rate", "task_lost_rate"):
-        _between(getattr(function, name), path, name, 0, 1)
-    if function.jitter == "uniform":
-        _between(function.jitter_spread, path, "jitter_spread", 0, 1)
-    _between(function.timeout_s, path, "timeout_s", 0.001)
-    _between(function.instance_concurrency, path, "instance_concurrency", 1)
-    for name in ("reserved", "instances_max", "max_async_retry_attempts", "max_async_event_age_s"):
+    for name, (low, high) in _BOUNDS.items():
         value = getattr(function, name)
         if value is not None:
-            _between(value, path, name, 0)
+            _between(value, path, name, low, high)
+    if function.jitter == "uniform":
+        _between(function.jitter_spread, path, "jitter_spread", 0, 1)
     for index, wait_s in enumerate(function.retry_waits_s or ()):
         _between(wait_s, path, f"retry_waits_s[{index}]", 0)
     if function.retry_waits_s == ():
@@ -300,12 +325,6 @@ def _check_function(function: Function, path: str, rules: Provider) -> None:
     for name in ("on_success", "on_failure"):
         if getattr(function, name) is not None and rules is not LAMBDA:
             raise SettingsError(f"{path}.{name}: only Lambda functions deliver to SQS queues")
-
-
-def _check_records(records: Records) -> None:
-    for name in ("lost", "doubled", "delayed"):
-        _between(getattr(records, name), "records", name, 0, 1)
-    _between(records.delay_s, "records", "delay_s", 0)
 
 
 def _check_distinct(accounts: Mapping[str, Account]) -> None:
