@@ -302,6 +302,8 @@ class Watched(Struct, frozen=True, kw_only=True):
     """On the loop's clock; in the past, maybe below zero, after a restart."""
     expected_s: float | None
     """How long the function is thought to take."""
+    deadline: float | None = None
+    """When its slot is given up without news, on the loop's clock."""
 
 
 # -- What is stored -----------------------------------------------------------------------------
