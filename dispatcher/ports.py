@@ -61,6 +61,11 @@ class Journal(Protocol):
     durable, or with the error, and may be called before they return.
     """
 
+    @property
+    def on_disk(self) -> bool:
+        """Tell whether payloads can be read back, so that memory need not hold them."""
+        ...
+
     def accept(self, entries: Sequence[Entry], done: AcceptDone) -> None:
         """
         Keep new invocations, each unless its key is known already.
@@ -71,7 +76,11 @@ class Journal(Protocol):
         ...
 
     def record(self, changes: Sequence[Change], done: ChangeDone | None = None) -> None:
-        """Keep what became of invocations; a change of an unknown id is passed over."""
+        """
+        Keep what became of invocations; a change of an unknown id is passed over.
+
+        Without *changes*, *done* is called once everything given before is durable.
+        """
         ...
 
     def recover(self) -> AsyncIterator[list[tuple[Record, bytes | None]]]:

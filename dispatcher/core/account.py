@@ -26,6 +26,8 @@ class Account:
         self.backlog = Backlog()
         self.functions: dict[str, FunctionGate] = {}
         self.closed_functions: set[str] = set()
+        #: Invocations that hold a slot, by the labels of their function and tenant.
+        self.in_flight: dict[tuple[str, str], int] = {}
         self.blocked_by: GateKind | None = None
         self.blocked_since = 0.0
         self._labelled: set[str] = set()
@@ -97,6 +99,8 @@ class Account:
         lane = job.lane
         self.gate.take(lane.function.take(slot.qualifier))
         lane.tenant.gate.take(slot.share)
+        slot.labels = (lane.function.label, lane.tenant.label)
+        self.in_flight[slot.labels] = self.in_flight.get(slot.labels, 0) + 1
         job.slot = slot
 
     def give_back(self, job: Job) -> Slot:
@@ -104,6 +108,7 @@ class Account:
         slot, lane = job.slot, job.lane
         assert slot is not None, job.id
         job.slot = None
+        self.in_flight[slot.labels] -= 1
         self.gate.give_back(lane.function.give_back(slot.qualifier))
         lane.tenant.gate.give_back(slot.share)
         self.backlog.rerank(lane.tenant)

@@ -44,6 +44,8 @@ class Slot(Struct, eq=False):
     deadline: float
     charged_s: float = 0.0
     """Instance-seconds that its tenant was charged in advance."""
+    labels: tuple[str, str] = ("", "")
+    """Of its function and tenant, as they were when it was taken."""
     exact: bool = True
     """False: the deadline is the estimated end, not a forced one."""
 

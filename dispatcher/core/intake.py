@@ -1,0 +1,175 @@
+"""Is this invocation one that can be accepted? Names, ranges, sizes; nothing that may change."""
+
+import math
+import re
+from collections.abc import Callable
+from typing import Final
+
+from msgspec import Struct
+from msgspec.structs import replace
+
+from dispatcher.core.gates import rules_for
+from dispatcher.core.model import (
+    AccountRules,
+    CallType,
+    FunctionRules,
+    Invocation,
+    Provider,
+    Source,
+)
+from dispatcher.errors import Invalid, PayloadTooLarge
+
+KEY_CHARS_MAX: Final = 256
+URL_CHARS_MAX: Final = 2048
+#: Head start, delay and expiry may not be longer than ten years: enough, and no overflow.
+SECONDS_MAX: Final = 315_360_000.0
+
+_FUNCTION = re.compile(r"[A-Za-z0-9_$.-]{1,128}\Z")
+_QUALIFIER = re.compile(r"[A-Za-z0-9$_.-]{1,128}\Z")
+_TENANT = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}\Z")
+_KEY = re.compile(r"[\x21-\x7e]{1,256}\Z")
+_TASK_ID = re.compile(r"[A-Za-z_][A-Za-z0-9_-]{0,127}\Z")
+_OPTION = re.compile(r"[a-z_]{1,64}\Z")
+_OPTION_VALUE = re.compile(r"[\x20-\x7e]{0,4096}\Z")
+_ARN = re.compile(
+    r"(?:arn:(?P<partition>aws[a-z-]*):lambda:)?(?:(?P<region>[a-z0-9-]+):)?"
+    r"(?P<account>\d{12}):function:(?P<name>[A-Za-z0-9_-]+)(?::(?P<qualifier>[A-Za-z0-9$_.-]+))?\Z"
+)
+
+
+class FunctionName(Struct, frozen=True):
+    """A function's name taken apart; the last two are known only of an ARN."""
+
+    name: str
+    qualifier: str | None = None
+    account_id: str | None = None
+    region: str | None = None
+
+
+def function_name(text: str, provider: Provider) -> FunctionName | None:
+    """
+    Take `name`, `name:qualifier`, or Lambda's partial or full ARN apart; None: it is neither.
+
+    The forms are those of the Lambda API's `FunctionName`.
+    """
+    if provider is Provider.AWS_LAMBDA and (arn := _ARN.match(text)):
+        return FunctionName(arn["name"], arn["qualifier"], arn["account"], arn["region"])
+    name, _, qualifier = text.partition(":")
+    if not _FUNCTION.match(name) or (":" in text and not _QUALIFIER.match(qualifier)):
+        return None
+    return FunctionName(name, qualifier or None)
+
+
+class Place(Struct, frozen=True):
+    """Where an account is, to tell whether an ARN means it."""
+
+    provider: Provider
+    account_id: str
+    region: str
+
+
+def examine(
+    invocation: Invocation,
+    rules: AccountRules,
+    place: Place,
+    payload_max_bytes: Callable[[CallType], int],
+) -> tuple[Invocation, CallType]:
+    """
+    Return the invocation with its function and qualifier apart, and how it is called.
+
+    Raises `Invalid`, with the JSON pointer of the field to blame, or `PayloadTooLarge`.
+    """
+    invocation = _named(invocation, place)
+    _check_words(invocation)
+    _check_numbers(invocation)
+    listed = invocation.function in rules.functions and invocation.function != "*"
+    if not listed and not rules.unlisted:
+        raise Invalid(
+            f"account {invocation.account!r} allows only the functions of its configuration, "
+            f"and {invocation.function!r} is not one of them",
+            pointer="/function",
+        )
+    function = rules_for(rules.functions, invocation.function)
+    call_type = _call_type(invocation, function)
+    limit = payload_max_bytes(call_type)
+    if len(invocation.payload) > limit:
+        raise PayloadTooLarge(
+            f"the payload has {len(invocation.payload)} bytes; {place.provider} takes at most "
+            f"{limit} bytes for {'a' if call_type is CallType.SYNC else 'an a'}"
+            f"{'' if call_type is CallType.ASYNC else ' '}synchronous call",
+            pointer="/payload",
+        )
+    return invocation, call_type
+
+
+def _named(invocation: Invocation, place: Place) -> Invocation:
+    name = function_name(invocation.function, place.provider)
+    if name is None:
+        raise Invalid(f"{invocation.function!r} is not a function's name", pointer="/function")
+    elsewhere = (name.account_id, name.region) != (
+        name.account_id and place.account_id,
+        name.region and place.region,
+    )
+    if elsewhere:
+        raise Invalid(
+            f"{invocation.function!r} belongs to another account or region than "
+            f"{invocation.account!r}",
+            pointer="/function",
+        )
+    if name.qualifier is None:
+        return (
+            invocation
+            if name.name == invocation.function
+            else replace(invocation, function=name.name)
+        )
+    if invocation.qualifier not in (None, name.qualifier):
+        raise Invalid("the function's name has another qualifier", pointer="/qualifier")
+    return replace(invocation, function=name.name, qualifier=name.qualifier)
+
+
+def _check_words(invocation: Invocation) -> None:
+    if invocation.qualifier is not None and not _QUALIFIER.match(invocation.qualifier):
+        raise Invalid(f"{invocation.qualifier!r} is not a qualifier", pointer="/qualifier")
+    if not _TENANT.match(invocation.tenant):
+        raise Invalid(
+            "a tenant's name is 1 to 64 letters, digits, '.', '_' or '-'", pointer="/tenant"
+        )
+    key = invocation.idempotency_key
+    if key is not None and not _KEY.match(key):
+        raise Invalid(
+            f"an idempotency key is 1 to {KEY_CHARS_MAX} visible ASCII characters",
+            pointer="/idempotency_key",
+        )
+    if invocation.task_id is not None and not _TASK_ID.match(invocation.task_id):
+        raise Invalid(
+            "a task id starts with a letter or '_', then letters, digits, '_' or '-', 128 in all",
+            pointer="/task_id",
+        )
+    for name, value in invocation.options.items():
+        if not _OPTION.match(name) or not _OPTION_VALUE.match(value):
+            raise Invalid(f"option {name!r} is not one that can be sent", pointer="/options")
+
+
+def _check_numbers(invocation: Invocation) -> None:
+    for name, value, low in (
+        ("priority", invocation.priority, -SECONDS_MAX),
+        ("delay_s", invocation.delay_s, 0.0),
+        ("expires_s", invocation.expires_s, 0.0),
+    ):
+        if value is not None and not (math.isfinite(value) and low <= value <= SECONDS_MAX):
+            raise Invalid(
+                f"{name} is a number of seconds from {low:g} to {SECONDS_MAX:g}", pointer=f"/{name}"
+            )
+    if invocation.expires_s is not None and invocation.expires_s <= invocation.delay_s:
+        raise Invalid("it would expire before it is due", pointer="/expires_s")
+
+
+def _call_type(invocation: Invocation, function: FunctionRules) -> CallType:
+    call_type = invocation.type or function.type
+    if call_type is CallType.ASYNC and function.completion is Source.RESPONSE:
+        raise Invalid(
+            f"{invocation.function!r} is configured for synchronous calls only: nothing would "
+            "tell the end of an asynchronous one",
+            pointer="/type",
+        )
+    return call_type

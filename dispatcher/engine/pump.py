@@ -1,0 +1,481 @@
+"""
+One pump: stimuli reach the machine, its effects are carried out, then sleep until the next.
+
+Everything happens on one event loop. There is no await between asking the machine and
+carrying out what it says. A send is a task; nothing else of an invocation is.
+"""
+
+import asyncio
+import logging
+import random
+from collections.abc import Callable, Coroutine, Mapping, Sequence
+from functools import partial
+from typing import Any
+
+import anyio
+import anyio.lowlevel
+from anyio.abc import TaskGroup, TaskStatus
+
+from dispatcher.config import Settings, needs_restart
+from dispatcher.core.backlog import Job
+from dispatcher.core.gates import Slot
+from dispatcher.core.intake import Place
+from dispatcher.core.machine import Effect, Finish, Launch, Machine, Return, Stop, Warn, Watch
+from dispatcher.core.model import (
+    Call,
+    CallType,
+    Change,
+    Completion,
+    Ended,
+    Failure,
+    Lost,
+    Outcome,
+    Record,
+    Refused,
+    Returned,
+    Running,
+    Sending,
+    Source,
+    State,
+    Verdict,
+    Watched,
+)
+from dispatcher.core.views import End
+from dispatcher.engine.times import Clock, job_of
+from dispatcher.errors import ConfigError, JournalError
+from dispatcher.ports import Journal, Tracker, Transport
+
+logger = logging.getLogger("dispatcher.engine")
+
+#: Bytes of a result that are kept; the rest of a larger one is cut off, and the record says so.
+RESULT_BYTES_MAX = 1_048_576
+
+Trackers = Mapping[str, Mapping[Source, Tracker]]
+
+
+class Pump:
+    """Runs the machine against a journal, and a transport and trackers for each account."""
+
+    def __init__(
+        self,
+        settings: Settings,
+        *,
+        journal: Journal,
+        transports: Mapping[str, Transport],
+        trackers: Trackers,
+        clock: Clock | None = None,
+        uniform: Callable[[], float] = random.random,
+    ) -> None:
+        """*transports* and *trackers* go by the account's name; every account has a transport."""
+        assert set(transports) == set(settings.accounts)
+        self.settings = settings
+        self.clock = clock or Clock()
+        self.journal = journal
+        self.machine = Machine(settings.rules(), uniform)
+        self.places = {
+            name: Place(account.provider, account.account_id, account.region)
+            for name, account in settings.accounts.items()
+        }
+        self.transports = transports
+        self.recovered: dict[State, int] = {}
+        self.dead: dict[str, int] = {}
+        self.payload_bytes = 0  #: held in memory
+        self.draining = False
+        self.ready = False
+        self._trackers = trackers
+        self._stimulus = asyncio.Event()
+        self._broken: BaseException | None = None
+        self._sends: TaskGroup | None = None
+        self._sending: set[Job] = set()
+        self._enders: dict[str, list[asyncio.Future[End]]] = {}
+        self._seq = 0
+
+    # -- Running
+
+    async def run(self, *, task_status: TaskStatus[None] = anyio.TASK_STATUS_IGNORED) -> None:
+        """
+        Recover, then dispatch until `stop`, then let the requests in flight come back.
+
+        Ready, in the sense of *task_status*, once recovered. Raises `JournalError` if the
+        journal fails: what was accepted is safe, but nothing new is.
+        """
+        try:
+            await self._run(task_status)
+        except BaseExceptionGroup as group:
+            raise _first(group) from group
+
+    async def _run(self, task_status: TaskStatus[None]) -> None:
+        async with anyio.create_task_group() as watching:
+            await self._recover()
+            for account, trackers in self._trackers.items():
+                for tracker in trackers.values():
+                    watching.start_soon(
+                        tracker.run, partial(self._report, account), name=f"tracker {account}"
+                    )
+            self.ready = True
+            task_status.started()
+            async with anyio.create_task_group() as sends:
+                self._sends = sends
+                await self._dispatch()
+                sends.cancel_scope.deadline = (
+                    anyio.current_time() + self.settings.server.drain_max_s
+                )
+                await self._let_sends_come_back()
+            self._sends = None
+            watching.cancel_scope.cancel()
+
+    def stop(self) -> None:
+        """Take nothing more, launch nothing more, and let `run` come to its end."""
+        self.draining = True
+        self.wake()
+
+    def wake(self) -> None:
+        """Have the machine asked again soon."""
+        self._stimulus.set()
+
+    def fail(self, error: BaseException) -> None:
+        """End `run` with *error*: a promise cannot be kept any more."""
+        if self._broken is None:
+            self._broken = error
+        self.wake()
+
+    async def _dispatch(self) -> None:
+        while not self.draining:
+            # Cleared before the machine is asked, so that no stimulus is lost.
+            self._stimulus.clear()
+            self._check()
+            now = self.clock.now()
+            self.carry_out(self.machine.due(now))
+            deadline = self.machine.next_deadline(now)
+            await self._sleep_until(deadline)
+        self._check()
+
+    async def _sleep_until(self, deadline: float | None) -> None:
+        if deadline is None:
+            await self._stimulus.wait()
+            return
+        timer = asyncio.get_running_loop().call_at(deadline, self._stimulus.set)
+        try:
+            await self._stimulus.wait()
+        finally:
+            timer.cancel()
+
+    async def _let_sends_come_back(self) -> None:
+        """Wait for the requests in flight; the deadline of their task group bounds it."""
+        while self._sending:
+            self._stimulus.clear()
+            self._check()
+            await self._stimulus.wait()
+
+    def _check(self) -> None:
+        if self._broken is not None:
+            raise self._broken
+
+    async def _recover(self) -> None:
+        self.dead = await self.journal.dead()
+        async for batch in self.journal.recover():
+            now = self.clock.now()
+            for record, payload in batch:
+                self._restore(record, payload, now)
+            await anyio.lowlevel.checkpoint()
+
+    def _restore(self, record: Record, payload: bytes | None, now: float) -> None:
+        account = self.machine.accounts.get(record.account)
+        if record.state is State.UNCERTAIN:
+            return  # its end may still be told, by its id
+        if account is None:
+            logger.error(
+                "invocation %s stays in the journal: there is no account %r any more",
+                record.id,
+                record.account,
+            )
+            return
+        job = job_of(record, payload, account, self.next_seq(), self.clock)
+        if payload is not None:
+            self.payload_bytes += len(payload)
+        self.recovered[record.state] = self.recovered.get(record.state, 0) + 1
+        if record.state is State.WAITING:
+            self.machine.admit(job, now)
+            return
+        sent_ago_s = max(0.0, (self.clock.wall_ms() - (record.sent_ms or 0)) / 1000)
+        self.carry_out(self.machine.restore(job, record.state, sent_ago_s, now))
+
+    def next_seq(self) -> int:
+        """Return the next number in the order of acceptance."""
+        self._seq += 1
+        return self._seq
+
+    # -- Effects
+
+    def carry_out(self, effects: Sequence[Effect]) -> None:
+        """Do what the machine said, in its order."""
+        changes: list[Change] = []
+        launches: list[Launch] = []
+        finishes: list[Finish] = []
+        for effect in effects:
+            match effect:
+                case Launch(job=job):
+                    changes.append(Sending(job.id, job.attempt, self.clock.wall_ms()))
+                    launches.append(effect)
+                    self._sending.add(job)
+                case Watch(job=job):
+                    changes.append(Running(job.id, job.request_id or "", self._sent_ms(job)))
+                    self._watch(job)
+                case Return(job=job, failure=failure, maybe_sent=maybe_sent):
+                    # What may be in the cloud stays in `sending`: so it is after a crash, too.
+                    if not maybe_sent:
+                        changes.append(Returned(job.id, job.attempt, self._wakes_ms(job), failure))
+                case Finish():
+                    changes.append(self._ended(effect))
+                    finishes.append(effect)
+                case Stop(job=job):
+                    self._start(self._stop_in_cloud, job)
+                case Warn(event=event, account=account, failure=failure):
+                    logger.error("%s: account %s: %s", event, account, failure.message)
+        if changes:
+            self.journal.record(changes, partial(self._recorded, launches, finishes))
+
+    def _recorded(
+        self, launches: list[Launch], finishes: list[Finish], error: JournalError | None
+    ) -> None:
+        """Go on with what waited for the journal."""
+        if error is not None:
+            self.fail(error)
+            return
+        for launch in launches:
+            self._start(self._send, launch.job, launch.slot)
+        for finish in finishes:
+            self.told(
+                End(
+                    id=finish.job.id,
+                    state=finish.state,
+                    result=finish.result,
+                    failure=finish.failure,
+                    estimated=finish.estimated,
+                )
+            )
+
+    def _start(self, function: Callable[..., Coroutine[Any, Any, None]], *args: Any) -> None:
+        # After the drain nothing is begun any more: the journal knows what is left.
+        if self._sends is not None:
+            self._sends.start_soon(function, *args)
+
+    async def _send(self, job: Job, slot: Slot) -> None:
+        """Send one attempt and take its outcome to the machine."""
+        outcome = await self._outcome(job)
+        self._sending.discard(job)
+        self.carry_out(self.machine.sent(job, slot, outcome, self.clock.now()))
+        self.wake()
+
+    async def _outcome(self, job: Job) -> Outcome:
+        payload = job.payload
+        if payload is None:
+            payload = await self.journal.payload(job.id)
+            if payload is None:
+                return Refused(Failure("payload_missing", "the journal has lost the payload"))
+        call = _call(job, payload)
+        try:
+            return await self.transports[job.lane.tenant.account].send(call)
+        except Exception as error:
+            # This should never run: transports return outcomes. It keeps a bug at one
+            # provider from ending the work for all the others.
+            logger.exception("the transport failed on invocation %s", job.id)
+            return Lost(Failure("internal", f"{type(error).__name__} in the transport"))
+
+    async def _stop_in_cloud(self, job: Job) -> None:
+        if not await self.transports[job.lane.tenant.account].stop(_call(job, b"")):
+            logger.warning("invocation %s could not be stopped in the cloud", job.id)
+
+    def _watch(self, job: Job) -> None:
+        self._forget_payload(job)
+        tracker = self._tracker(job)
+        if tracker is not None:
+            tracker.watch(
+                Watched(
+                    id=job.id,
+                    account=job.lane.tenant.account,
+                    function=job.lane.function.name,
+                    qualifier=job.lane.qualifier,
+                    attempt=job.attempt,
+                    task_id=job.task_id,
+                    request_id=job.request_id or "",
+                    sent_at=self.clock.now() if job.sent_at is None else job.sent_at,
+                    expected_s=job.lane.function.duration_s,
+                )
+            )
+
+    def _tracker(self, job: Job) -> Tracker | None:
+        source = job.lane.function.rules.completion
+        if source is None or job.type is CallType.SYNC:
+            return None
+        return self._trackers.get(job.lane.tenant.account, {}).get(source)
+
+    def _ended(self, finish: Finish) -> Ended:
+        job = finish.job
+        if not finish.forced and (tracker := self._tracker(job)) is not None:
+            tracker.forget(job.id)
+        self._drop_payload(job)
+        if finish.state is State.DEAD:
+            account = job.lane.tenant.account
+            self.dead[account] = self.dead.get(account, 0) + 1
+        result, failure = finish.result, finish.failure
+        if result is not None and len(result) > RESULT_BYTES_MAX:
+            note = f"the result has {len(result)} bytes; more than {RESULT_BYTES_MAX} are not kept"
+            failure = failure or Failure("result_too_large", note)
+            result = None
+        return Ended(
+            id=job.id,
+            state=finish.state,
+            at_ms=self.clock.wall_ms(),
+            request_id=job.request_id,
+            result=result,
+            failure=failure,
+            estimated=finish.estimated,
+        )
+
+    # -- Payloads
+
+    def keep_payload(self, job: Job) -> None:
+        """Count the payload of a new job, or leave it to the journal where memory is full."""
+        if job.payload is None:
+            return
+        size = len(job.payload)
+        if self.journal.on_disk and self.payload_bytes + size > self.settings.queue.bytes_max:
+            job.payload = None
+        else:
+            self.payload_bytes += size
+
+    def _forget_payload(self, job: Job) -> None:
+        """Leave the payload to the journal once the cloud has it; a retry reads it again."""
+        if self.journal.on_disk:
+            self._drop_payload(job)
+
+    def _drop_payload(self, job: Job) -> None:
+        if job.payload is not None:
+            self.payload_bytes -= len(job.payload)
+            job.payload = None
+
+    # -- News
+
+    def _report(
+        self, account: str, completion: Completion, done: Callable[[], None] | None
+    ) -> None:
+        """Take a tracker's news; *done* is called when the end is on disk."""
+        job = self.machine.jobs.get(completion.id)
+        if job is not None:
+            self.completed(job, completion)
+            if done is not None:
+                # The journal keeps its order: once this is written, so is what came before.
+                self.journal.record((), lambda error: None if error else done())
+        else:
+            self._start(self._late, account, completion, done)
+
+    def completed(self, job: Job, completion: Completion) -> None:
+        """Take the news of the end of a live job."""
+        self.carry_out(self.machine.completed(job, completion, self.clock.now()))
+        self.wake()
+
+    async def _late(
+        self, account: str, completion: Completion, done: Callable[[], None] | None
+    ) -> None:
+        """Take news of what this process does not hold: ended long ago, or given up."""
+        await self.complete_late(account, completion)
+        if done is not None:
+            self.journal.record((), lambda error: None if error else done())
+
+    async def complete_late(self, account: str, completion: Completion) -> None:
+        """Tell the true end of an invocation that was given up as uncertain."""
+        self.machine.counters.late_completions[account,] += 1
+        record = await self.journal.get(completion.id)
+        if record is None or record.state is not State.UNCERTAIN:
+            return
+        if completion.attempt is not None and completion.attempt != record.attempt:
+            return
+        state = _STATE_AFTER[completion.verdict]
+        if state is State.DEAD:
+            self.dead[account] = self.dead.get(account, 0) + 1
+        end = Ended(
+            id=completion.id,
+            state=state,
+            at_ms=self.clock.wall_ms(),
+            request_id=record.request_id,
+            result=completion.result,
+            failure=completion.failure,
+        )
+        self.journal.record([end], self.fail_if)
+
+    def fail_if(self, error: JournalError | None) -> None:
+        """End `run` if the journal failed."""
+        if error is not None:
+            self.fail(error)
+
+    def told(self, end: End) -> None:
+        """Tell those who wait for the end of an invocation."""
+        for waiter in self._enders.pop(end.id, ()):
+            if not waiter.done():
+                waiter.set_result(end)
+
+    async def end_of(self, invocation_id: str) -> End:
+        """Wait for the end of an invocation that the machine has."""
+        waiter: asyncio.Future[End] = asyncio.get_running_loop().create_future()
+        self._enders.setdefault(invocation_id, []).append(waiter)
+        try:
+            return await waiter
+        finally:
+            waiters = self._enders.get(invocation_id)
+            if waiters is not None and waiter in waiters:
+                waiters.remove(waiter)
+                if not waiters:
+                    del self._enders[invocation_id]
+
+    # -- Settings
+
+    def reconfigure(self, settings: Settings) -> None:
+        """
+        Take new limits, functions, tenants, retry rules and clients at once.
+
+        Raises `ConfigError`, and changes nothing, where a key needs a restart.
+        """
+        keys = needs_restart(self.settings, settings)
+        if keys:
+            raise ConfigError([(key, "changes only with a restart") for key in keys])
+        self.settings = settings
+        self.machine.set_rules(settings.rules())
+        self.wake()
+
+    # -- Times of the wall
+
+    def _sent_ms(self, job: Job) -> int:
+        ago_s = 0.0 if job.sent_at is None else self.clock.now() - job.sent_at
+        return self.clock.wall_ms() - int(ago_s * 1000)
+
+    def _wakes_ms(self, job: Job) -> int:
+        wait_s = 0.0 if job.waits_for is None else max(0.0, job.wakes_at - self.clock.now())
+        return self.clock.wall_ms() + int(wait_s * 1000)
+
+
+_STATE_AFTER = {
+    Verdict.SUCCEEDED: State.SUCCEEDED,
+    Verdict.FAILED: State.DEAD,
+    Verdict.EXPIRED: State.EXPIRED,
+    Verdict.STOPPED: State.CANCELLED,
+}
+
+
+def _first(group: BaseExceptionGroup[BaseException]) -> BaseException:
+    """Return the first error of a tree of them: the others are its consequences."""
+    error: BaseException = group
+    while isinstance(error, BaseExceptionGroup):
+        error = error.exceptions[0]
+    return error
+
+
+def _call(job: Job, payload: bytes) -> Call:
+    return Call(
+        function=job.lane.function.name,
+        qualifier=job.lane.qualifier,
+        type=job.type,
+        task_id=job.task_id,
+        payload=payload,
+        options=job.options or {},
+    )

@@ -1,0 +1,79 @@
+"""What a caller holds of an invocation that it enqueued."""
+
+import asyncio
+from collections.abc import Awaitable, Callable
+
+from dispatcher.core.backlog import Job
+from dispatcher.core.model import State
+from dispatcher.core.views import Acceptance, End
+
+
+class Ticket:
+    """
+    An invocation on its way.
+
+    `id` is final once `accepted` has returned: the ticket of a repeat takes the id of the
+    first. Waiting may be given up and begun again at any time, by any number of callers.
+    """
+
+    __slots__ = ("_end", "_job", "_known", "_verdict", "_waiters", "id")
+
+    def __init__(
+        self,
+        invocation_id: str,
+        known: Callable[[str], Awaitable[State]],
+        end: Callable[[str], Awaitable[End]],
+    ) -> None:
+        """*known* looks the state of an id up, *end* waits for its end."""
+        self.id = invocation_id
+        self._job: Job | None = None
+        self._known = known
+        self._end = end
+        self._verdict: str | Exception | None = None
+        self._waiters: list[asyncio.Future[None]] | None = None
+
+    def __repr__(self) -> str:
+        return f"<Ticket {self.id} {self.state}>"
+
+    @property
+    def state(self) -> State:
+        """Return where it stands, as far as this process has seen it."""
+        return State.WAITING if self._job is None else self._job.state
+
+    async def accepted(self) -> Acceptance:
+        """
+        Return once the invocation is on disk.
+
+        Raises `Rejected` if it was not accepted after all, `JournalError` if nobody knows.
+        """
+        if self._verdict is None:
+            waiter = asyncio.get_running_loop().create_future()
+            if self._waiters is None:
+                self._waiters = []
+            self._waiters.append(waiter)
+            await waiter
+        if isinstance(self._verdict, Exception):
+            raise self._verdict
+        if self._job is None:
+            return Acceptance(self.id, await self._known(self.id), duplicate=True)
+        return Acceptance(self.id, self._job.state, duplicate=False)
+
+    async def ended(self) -> End:
+        """Return how it ended; `uncertain` is an end too. Raises like `accepted`."""
+        await self.accepted()
+        return await self._end(self.id)
+
+    def settle(self, verdict: Job | str | Exception) -> None:
+        """Tell those who wait: the accepted job, the id of the first, or why it was refused."""
+        assert self._verdict is None, self
+        if isinstance(verdict, Exception):
+            self._verdict = verdict
+        elif isinstance(verdict, str):
+            self._verdict = self.id = verdict
+        else:
+            self._verdict = verdict.id
+            self._job = verdict
+        for waiter in self._waiters or ():
+            if not waiter.done():
+                waiter.set_result(None)
+        self._waiters = None
