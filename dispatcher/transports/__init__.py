@@ -1,0 +1,81 @@
+"""
+Sends to the clouds: one transport for each account, behind the port `Transport`.
+
+What a cloud or the network does comes back as an `Outcome` (core/model.py). The extras `aws` and
+`aliyun` are needed for the providers' own chains of credentials, and for nothing else here.
+"""
+
+import asyncio
+import importlib
+from collections.abc import Callable
+from typing import Final
+
+from dispatcher.config import AccountSettings, DefaultCredentials, StaticCredentials
+from dispatcher.core.model import FunctionRules, Provider
+from dispatcher.errors import ConfigError
+from dispatcher.transports import aliyun_credentials, aws_credentials
+from dispatcher.transports.aliyun_fc import FcTransport
+from dispatcher.transports.aws_lambda import LambdaTransport
+from dispatcher.transports.credentials import Keyring, Source, StaticSource
+
+__all__ = ["FcTransport", "LambdaTransport", "open_transport"]
+
+_EXTRAS: Final = {
+    Provider.AWS_LAMBDA: ("aws", "aiobotocore.session"),
+    Provider.ALIYUN_FC: ("aliyun", "alibabacloud_credentials.provider"),
+}
+
+
+async def open_transport(
+    account: AccountSettings,
+    *,
+    name: str,
+    hold_max_s: Callable[[str], float] | None = None,
+) -> LambdaTransport | FcTransport:
+    """
+    Open the transport of one account; whoever opens it closes it.
+
+    Waits a few seconds for the account's keys. Without any it opens all the same and says so in
+    the log: its sends are `Denied` until there are keys. *name* is the account's name in the
+    configuration. *hold_max_s* gives the time limit of a function's synchronous calls; None: as
+    *account* says. Raises `ConfigError` where a needed extra is not installed.
+    """
+    keyring = Keyring(await _source(account, name), name=name)
+    try:
+        await keyring.open()
+        kind = LambdaTransport if account.provider is Provider.AWS_LAMBDA else FcTransport
+        return kind(account, keyring, hold_max_s=hold_max_s or _hold_max_s(account))
+    except BaseException:
+        await keyring.aclose()
+        raise
+
+
+async def _source(account: AccountSettings, name: str) -> Source:
+    aws = account.provider is Provider.AWS_LAMBDA
+    match account.credentials:
+        case StaticCredentials() as settings:
+            return StaticSource(settings)
+        case DefaultCredentials():
+            await _import_extra(account.provider, name)
+            return aws_credentials.AwsChain() if aws else aliyun_credentials.AliyunChain()
+        case _:
+            return aws_credentials.environment() if aws else aliyun_credentials.environment()
+
+
+async def _import_extra(provider: Provider, name: str) -> None:
+    extra, module = _EXTRAS[provider]
+    try:
+        # In a thread, since it takes a good part of a second.
+        await asyncio.to_thread(importlib.import_module, module)
+    except ImportError as error:
+        problem = (
+            f"the provider's own chain needs the extra {extra!r} of this package ({error}); "
+            'install it, or set source = "env" or "static"'
+        )
+        raise ConfigError([(f"accounts.{name}.credentials", problem)]) from error
+
+
+def _hold_max_s(account: AccountSettings) -> Callable[[str], float]:
+    functions = account.functions
+    others = functions.get("*", FunctionRules())
+    return lambda function: functions.get(function, others).hold_max_s

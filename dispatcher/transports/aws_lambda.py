@@ -1,0 +1,191 @@
+"""The transport of AWS Lambda: `Invoke` as `Event` and as `RequestResponse`, signed by hand."""
+
+import functools
+import time
+from collections.abc import Callable
+from typing import Final, NamedTuple
+
+from multidict import CIMultiDict
+from yarl import URL
+
+from dispatcher.config import AccountSettings
+from dispatcher.core.model import Call, CallType, Failure, Lost, NotSent, Outcome, Refused
+from dispatcher.transports import lambda_replies, signing
+from dispatcher.transports.credentials import Keyring, Keys
+from dispatcher.transports.wire import (
+    ALWAYS,
+    ERROR_BODY_MAX,
+    MIB,
+    Wire,
+    accept_timeout,
+    body_digest,
+    plain_value,
+    run_timeout,
+)
+
+PAYLOAD_MAX: Final = {CallType.ASYNC: MIB, CallType.SYNC: 6 * MIB}
+"""Bytes; docs.aws.amazon.com/lambda/latest/dg/gettingstarted-limits.html, where MB means MiB."""
+REPLY_MAX: Final = 8 * MIB
+"""The function's reply has at most 6 MiB."""
+IDLE_MAX_S: Final = 12.0
+"""What aiobotocore uses; AWS does not say when it closes an idle connection."""
+TARGETS_MAX: Final = 4096
+"""Functions whose URLs are remembered."""
+
+OPTIONS: Final = {
+    "client_context": "x-amz-client-context",
+    "durable_execution_name": "x-amz-durable-execution-name",
+    "log_type": "x-amz-log-type",
+    "tenant_id": "x-amz-tenant-id",
+}
+"""What an invocation's `options` may say, and the header that carries it."""
+
+_TYPES: Final = {CallType.ASYNC: "Event", CallType.SYNC: "RequestResponse"}
+
+# The start of a region's name -> the DNS suffix of its partition, where it is not the public one.
+_SUFFIXES: Final = {
+    "cn-": "amazonaws.com.cn",
+    "eu-isoe-": "cloud.adc-e.uk",
+    "eusc-": "amazonaws.eu",
+    "us-iso-": "c2s.ic.gov",
+    "us-isob-": "sc2s.sgov.gov",
+    "us-isof-": "csp.hci.ic.gov",
+}
+
+
+class _Target(NamedTuple):
+    """Where a function is, in the forms that sending and signing want."""
+
+    url: URL
+    path: str
+    query: str
+
+
+class LambdaTransport:
+    """Sends to one account in one region. Must be made inside a running loop."""
+
+    def __init__(
+        self,
+        account: AccountSettings,
+        keyring: Keyring,
+        *,
+        hold_max_s: Callable[[str], float],
+        clock: Callable[[], float] = time.time,
+    ) -> None:
+        """
+        Take over *keyring*, which is open.
+
+        *hold_max_s* tells of a function how long its synchronous calls may take.
+        """
+        endpoint = URL(account.endpoint or default_endpoint(account.region))
+        self._origin = str(endpoint.origin())
+        self._host = endpoint.host_port_subcomponent or ""
+        self._region = account.region
+        self._keyring = keyring
+        self._hold_max_s = hold_max_s
+        self._clock = clock
+        self._accept_timeout = accept_timeout()
+        self._target = functools.lru_cache(TARGETS_MAX)(self._make_target)
+        self._wire = Wire(endpoint, connections_max=account.requests_max, idle_max_s=IDLE_MAX_S)
+
+    def payload_max_bytes(self, call_type: CallType) -> int:
+        """Return the largest payload that Lambda takes."""
+        return PAYLOAD_MAX[call_type]
+
+    async def send(self, call: Call) -> Outcome:
+        """Send once, and once more with fresh keys if the keys are refused."""
+        try:
+            target = self._target(call.function, call.qualifier)
+            options = _option_headers(call)
+        except ValueError as error:
+            return Refused(Failure("invalid", str(error)))
+        waits = call.type is CallType.SYNC
+        timeout = run_timeout(self._hold_max_s(call.function)) if waits else self._accept_timeout
+        digest = await body_digest(call.payload)
+
+        async def attempt(keys: Keys) -> Outcome:
+            reply = await self._wire.exchange(
+                "POST",
+                target.url,
+                self._headers(call, target, keys, options, digest),
+                call.payload,
+                timeout=timeout,
+                body_max=REPLY_MAX if waits else ERROR_BODY_MAX,
+            )
+            if isinstance(reply, (NotSent, Lost)):
+                return reply
+            return lambda_replies.outcome(call, reply, self._clock())
+
+        return await self._keyring.signed(attempt)
+
+    async def stop(self, call: Call) -> bool:  # noqa: ARG002 -- part of the port
+        """Lambda has no way to stop an invocation."""
+        return False
+
+    async def aclose(self) -> None:
+        """Close the connections; sends in flight are lost."""
+        await self._keyring.aclose()
+        await self._wire.aclose()
+
+    def _make_target(self, function: str, qualifier: str | None) -> _Target:
+        path = f"/2015-03-31/functions/{signing.path_segment(function)}/invocations"
+        query = "" if qualifier is None else signing.canonical_query([("Qualifier", qualifier)])
+        url = f"{self._origin}{path}{f'?{query}' if query else ''}"
+        return _Target(URL(url, encoded=True), signing.sigv4_path(path), query)
+
+    def _headers(
+        self,
+        call: Call,
+        target: _Target,
+        keys: Keys,
+        options: list[tuple[str, str]],
+        digest: str,
+    ) -> CIMultiDict[str]:
+        moment = signing.sigv4_time(int(self._clock()))
+        signed = [
+            ("host", self._host),
+            ("x-amz-date", moment),
+            ("x-amz-invocation-type", _TYPES[call.type]),
+        ]
+        if keys.security_token:
+            signed.append(("x-amz-security-token", keys.security_token))
+        headers = CIMultiDict(signed)
+        headers.extend(ALWAYS)
+        if options:
+            headers.extend(options)
+            signed += [(name, signing.sigv4_value(value)) for name, value in options]
+            signed.sort()
+        signature = signing.sigv4_signature(
+            keys.access_key_secret,
+            moment,
+            self._region,
+            "lambda",
+            signing.canonical_request("POST", target.path, target.query, signed, digest),
+        )
+        headers["Authorization"] = signing.sigv4_authorization(
+            keys.access_key_id,
+            moment,
+            self._region,
+            "lambda",
+            signing.signed_names(signed),
+            signature,
+        )
+        return headers
+
+
+def default_endpoint(region: str) -> str:
+    """Return Lambda's public endpoint in *region*, whatever its partition."""
+    suffixes = (suffix for start, suffix in _SUFFIXES.items() if region.startswith(start))
+    return f"https://lambda.{region}.{next(suffixes, 'amazonaws.com')}"
+
+
+def _option_headers(call: Call) -> list[tuple[str, str]]:
+    """Return the headers of a call's options. Raises `ValueError`."""
+    headers = []
+    for name, value in call.options.items():
+        if name not in OPTIONS:
+            raise ValueError(f"option {name!r} is none of {', '.join(OPTIONS)}")
+        # A log comes back with the reply only: an asynchronous call has none.
+        if name != "log_type" or call.type is CallType.SYNC:
+            headers.append((OPTIONS[name], plain_value(f"option {name!r}", value)))
+    return headers
