@@ -24,40 +24,14 @@ from dispatcher.emulator.invocation import (
 )
 from dispatcher.emulator.providers import Shortage
 from dispatcher.emulator.records import destination_record
+from dispatcher.emulator.refusals import (
+    FunctionMissing,
+    PayloadTooLarge,
+    QualifierMissing,
+    TaskExists,
+    Throttled,
+)
 from dispatcher.emulator.settings import Settings
-
-
-class Refused(Exception):
-    """An invocation was not accepted, and will not run."""
-
-
-class FunctionMissing(Refused):
-    """There is no such function in the account."""
-
-
-class QualifierMissing(Refused):
-    """The function has no such version or alias."""
-
-
-class PayloadTooLarge(Refused):
-    """The payload is larger than the provider takes."""
-
-    def __init__(self, size: int, size_max: int) -> None:
-        super().__init__(f"{size} bytes, at most {size_max}")
-        self.size_max = size_max
-
-
-class TaskExists(Refused):
-    """The task id was used before."""
-
-
-class Throttled(Refused):
-    """Something is short at the moment; *code* is the provider's word for it."""
-
-    def __init__(self, shortage: Shortage, code: str) -> None:
-        super().__init__(code)
-        self.shortage = shortage
-        self.code = code
 
 
 class Answered(msgspec.Struct, frozen=True):
@@ -292,6 +266,8 @@ class Cloud:
                 counts.start_delay_max_s = max(counts.start_delay_max_s, delay_s)
         else:
             counts.runs_sync += 1
+        if invocation.tracked:
+            invocation.steps.append((Status.DEQUEUED, now))
         self._turn(invocation, Status.RUNNING, now)
         duration_s, invocation.failure = self._play(invocation)
         invocation.ended_at = now + duration_s

@@ -53,6 +53,7 @@ class Driver:
         self._answers: dict[Invocation, asyncio.Future[None]] = {}
         self._waiters: dict[Queue, deque[_Waiter]] = {}
         self._timer: asyncio.TimerHandle | None = None
+        self._closed = False
         for account in settings.accounts.values():
             for name in account.queues:
                 self.open_queue(account.account_id, name)
@@ -87,6 +88,7 @@ class Driver:
 
     def close(self) -> None:
         """Stop the timer; whoever still waits is cancelled."""
+        self._closed = True
         if self._timer is not None:
             self._timer.cancel()
         for future in self._answers.values():
@@ -192,7 +194,9 @@ class Driver:
 
     def _arm(self, deadline: float | None) -> None:
         # A timer that fires too early costs one look; making a new one each time costs more.
-        if deadline is None or (self._timer is not None and self._timer.when() <= deadline):
+        if self._closed or deadline is None:
+            return
+        if self._timer is not None and self._timer.when() <= deadline:
             return
         if self._timer is not None:
             self._timer.cancel()

@@ -10,13 +10,6 @@ from typing import Final
 
 from dispatcher.emulator.access import Access, Visitor
 from dispatcher.emulator.account import AccountState, FunctionState
-from dispatcher.emulator.cloud import (
-    FunctionMissing,
-    PayloadTooLarge,
-    QualifierMissing,
-    TaskExists,
-    Throttled,
-)
 from dispatcher.emulator.driver import Driver
 from dispatcher.emulator.faults import Subject
 from dispatcher.emulator.fc_config import FcConfig
@@ -33,6 +26,13 @@ from dispatcher.emulator.fc_dialect import (
 from dispatcher.emulator.fc_tasks import FcTasks
 from dispatcher.emulator.invocation import Invocation
 from dispatcher.emulator.records import response_payload
+from dispatcher.emulator.refusals import (
+    FunctionMissing,
+    PayloadTooLarge,
+    QualifierMissing,
+    TaskExists,
+    Throttled,
+)
 from dispatcher.emulator.settings import Fault
 from dispatcher.emulator.signatures import SignatureRefused
 from dispatcher.emulator.wire import Call, Reply

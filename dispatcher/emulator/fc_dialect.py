@@ -6,7 +6,7 @@ from typing import Final
 
 import msgspec
 
-from dispatcher.emulator.invocation import ENDED, Invocation
+from dispatcher.emulator.invocation import ENDED, ON_INSTANCE, Invocation
 from dispatcher.emulator.records import response_payload
 from dispatcher.emulator.signatures import Fault, SignatureRefused
 from dispatcher.emulator.wire import Reply, json_reply
@@ -136,7 +136,8 @@ def task_record(
         ],
     }
     error = ""
-    if task.status is not task.status.SUCCEEDED and task.failure is not None and task.attempts:
+    # While it runs, nobody can know yet that it will fail.
+    if task.failure is not None and task.status not in ON_INSTANCE:
         error = response_payload(task).decode()
     elif task.throttle is not None:
         error = task.throttle

@@ -7,6 +7,7 @@ from dispatcher.emulator.account import AccountState, FunctionState
 from dispatcher.emulator.driver import Driver
 from dispatcher.emulator.fc_dialect import FC3, Dialect, FcError, invalid, task_record, throttled
 from dispatcher.emulator.invocation import Invocation, Status
+from dispatcher.emulator.providers import TASK_RATE_CODE
 from dispatcher.emulator.tasks import Filter
 from dispatcher.emulator.wire import Call, Reply, json_reply
 
@@ -14,8 +15,8 @@ LIMIT_MAX: Final = 100
 LIMIT_DEFAULT: Final = 20
 _TOKEN = re.compile(r"task-(?P<seq>\d{1,18})")
 
-_UNSEEN_STATUSES = frozenset({"Dequeued", "Invalid"})
-"""Statuses that the API knows and in which no task of this cloud is ever seen."""
+_INVALID = "Invalid"
+"""A status that the API knows and in which no task of this cloud is ever seen."""
 
 
 class FcTasks:
@@ -38,8 +39,8 @@ class FcTasks:
         """Answer a request whose path goes on with *rest*. Raises `FcError`."""
         now = self._driver.now()
         if account.task_rate is not None and not account.task_rate.take(now):
-            account.refused["Throttling.Api"] += 1
-            raise throttled("Throttling.Api")
+            account.refused[TASK_RATE_CODE] += 1
+            raise throttled(TASK_RATE_CODE)
         headers = {"X-Fc-Request-Id": request_id}
         match call.method, rest:
             case "GET", ():
@@ -88,7 +89,7 @@ class FcTasks:
         status = query.get("status") or None
         found: list[Invocation] = []
         after: int | None = None
-        if status not in _UNSEEN_STATUSES:
+        if status != _INVALID:
             wanted = Filter(
                 status=_status(status),
                 prefix=query.get(dialect.prefix_parameter, ""),

@@ -15,6 +15,8 @@ class Status(StrEnum):
     """Where an invocation stands, in the words of FC's asynchronous tasks (and DROPPED)."""
 
     ENQUEUED = "Enqueued"
+    DEQUEUED = "Dequeued"
+    """Taken from the queue: a step in a task's history, over at the moment that it is reached."""
     RUNNING = "Running"
     RETRYING = "Retrying"
     STOPPING = "Stopping"

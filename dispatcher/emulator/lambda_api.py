@@ -12,7 +12,6 @@ import msgspec
 
 from dispatcher.emulator.access import Access, Visitor
 from dispatcher.emulator.account import AccountState, FunctionState
-from dispatcher.emulator.cloud import FunctionMissing, PayloadTooLarge, QualifierMissing, Throttled
 from dispatcher.emulator.driver import Driver
 from dispatcher.emulator.faults import Subject
 from dispatcher.emulator.invocation import Invocation
@@ -20,6 +19,12 @@ from dispatcher.emulator.lambda_config import LambdaConfig
 from dispatcher.emulator.lambda_errors import LambdaError, throttled, unsigned
 from dispatcher.emulator.lambda_names import NameRefused, missing, parse_name, resolve
 from dispatcher.emulator.records import response_payload
+from dispatcher.emulator.refusals import (
+    FunctionMissing,
+    PayloadTooLarge,
+    QualifierMissing,
+    Throttled,
+)
 from dispatcher.emulator.settings import Fault
 from dispatcher.emulator.signatures import SignatureRefused
 from dispatcher.emulator.wire import Call, Reply, is_json

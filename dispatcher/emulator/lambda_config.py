@@ -3,11 +3,11 @@
 import msgspec
 
 from dispatcher.emulator.account import AccountState, AsyncConfig, FunctionState
-from dispatcher.emulator.cloud import FunctionMissing, QualifierMissing
 from dispatcher.emulator.driver import Driver
 from dispatcher.emulator.lambda_errors import LambdaError
 from dispatcher.emulator.lambda_names import missing, resolve
 from dispatcher.emulator.providers import LAMBDA
+from dispatcher.emulator.refusals import FunctionMissing, QualifierMissing
 from dispatcher.emulator.wire import Call, Reply, json_object, json_reply
 
 

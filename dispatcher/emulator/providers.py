@@ -92,4 +92,7 @@ FC = Provider(
     },
 )
 
+TASK_RATE_CODE = "Throttling.Api"
+"""FC's word for too many requests on tasks."""
+
 PROVIDERS = {provider.name: provider for provider in (LAMBDA, FC)}

@@ -93,6 +93,8 @@ class Emulator:
             # A caller who hangs up is noticed while its function runs.
             handler_cancellation=True,
             access_log=None,
+            # Bodies are judged, and their signatures proved, as they came.
+            auto_decompress=False,
             max_field_size=65536,
             max_line_size=65536,
         )
@@ -129,6 +131,9 @@ class Emulator:
         return cloud_statistics(self.cloud, self.driver.now())
 
     async def _serve(self, request: web.BaseRequest) -> web.StreamResponse:
+        if request.headers.get("Expect", "").lower() == "100-continue":
+            assert request.transport is not None, request
+            request.transport.write(b"HTTP/1.1 100 Continue\r\n\r\n")
         call = Call(request.method, request.raw_path, request.headers, await request.read())
         if self._control.owns(call):
             return _response(self._control.handle(call))

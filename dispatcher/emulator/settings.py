@@ -1,5 +1,6 @@
 """The emulator's configuration: TOML text in, frozen settings or one `SettingsError` out."""
 
+import re
 import tomllib
 from collections.abc import Mapping
 from pathlib import Path
@@ -217,8 +218,10 @@ def fault(raw: object, path: str = "") -> Fault:
         _between(rule.next, path, "next", 0)
     if rule.status is not None:
         _between(rule.status, path, "status", 400, 599)
-    if rule.delay_s is not None:
-        _between(rule.delay_s, path, "delay_s", 0)
+    for name in ("delay_s", "retry_after_s"):
+        value = getattr(rule, name)
+        if value is not None:
+            _between(value, path, name, 0)
     return rule
 
 
@@ -266,6 +269,10 @@ def _convert(raw: object, kind: type[T], path: str) -> T:
     except msgspec.ValidationError as error:
         problem, _, where = str(error).partition(" - at `$")
         full = (path + where.rstrip("`")).lstrip(".")
+        unknown = re.fullmatch(r"Object contains unknown field `(.*)`", problem)
+        if unknown is not None:
+            full = f"{full}.{_key(unknown[1])}".lstrip(".")
+            raise SettingsError(f"{full}: no such key") from error
         raise SettingsError(f"{full}: {problem}" if full else problem) from error
 
 

@@ -232,10 +232,7 @@ def _query(call: Call) -> str:
 
 
 def _values(call: Call, name: str) -> str:
-    getall = getattr(call.headers, "getall", None)
-    if getall is None:
-        return call.headers.get(name, "")
-    return ",".join(getall(name, []))
+    return ",".join(call.headers.getall(name, []))
 
 
 def _without_dots(path: str) -> str:

@@ -24,6 +24,7 @@ _TYPE = "application/x-amz-json-1.0"
 _NAME = re.compile(r"[A-Za-z0-9_-]{1,80}")
 _BATCH_MAX: Final = 10
 _WAIT_MAX_S: Final = 20
+_QUEUES_MAX: Final = 1000
 _NUMBERS: Final = {
     "VisibilityTimeout": ("visibility_s", 0, 43200),
     "ReceiveMessageWaitTimeSeconds": ("wait_s", 0, 20),
@@ -193,6 +194,8 @@ class SqsApi:
                 "length. (FIFO queues are not emulated)",
             )
         owner = account.settings.account_id
+        if len(self._driver.queues) >= _QUEUES_MAX:
+            raise SqsError("OverLimit", f"no more than {_QUEUES_MAX} queues are emulated", 403)
         _set_attributes(self._driver.open_queue(owner, name), fields.get("Attributes") or {})
         return {"QueueUrl": _url(call, owner, name)}
 

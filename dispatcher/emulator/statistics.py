@@ -7,6 +7,7 @@ import msgspec
 
 from dispatcher.emulator.account import AccountState, FunctionState
 from dispatcher.emulator.cloud import Cloud
+from dispatcher.emulator.providers import TASK_RATE_CODE
 
 
 class StartDelays(msgspec.Struct, frozen=True, kw_only=True):
@@ -101,7 +102,7 @@ def account_statistics(account: AccountState, now: float) -> AccountStatistics:
 
     throttles_sync = _sum(part.throttles_sync for part in parts)
     refusals = _sum(part.refusals for part in parts)
-    rate_limited = set(account.rules.codes.values())
+    rate_limited = {*account.rules.codes.values(), TASK_RATE_CODE}
     for code, count in account.refused.items():
         counter = throttles_sync if code in rate_limited else refusals
         counter[code] = counter.get(code, 0) + count

@@ -32,7 +32,7 @@ class Filter(msgspec.Struct, frozen=True, kw_only=True):
         """Return whether the task belongs into the listing (status and page aside)."""
         if task.visible_at > now or not (task.task_id or "").startswith(self.prefix):
             return False
-        if self.qualifier is not None and task.qualifier not in {None, self.qualifier}:
+        if self.qualifier is not None and task.qualifier != self.qualifier:
             return False
         started = task.accepted_at if task.first_started_at is None else task.first_started_at
         if self.started_begin is not None and started < self.started_begin:

@@ -3,15 +3,16 @@
 from collections.abc import Mapping
 from functools import cached_property
 from typing import Final
-from urllib.parse import unquote, unquote_to_bytes
+from urllib.parse import unquote
 
 import msgspec
+from multidict import MultiMapping
 
 
 class Call:
     """One HTTP request, read to its end."""
 
-    def __init__(self, method: str, target: str, headers: Mapping[str, str], body: bytes) -> None:
+    def __init__(self, method: str, target: str, headers: MultiMapping[str], body: bytes) -> None:
         self.method = method
         path, _, self.query_text = target.partition("?")
         if not path.startswith("/"):
@@ -72,14 +73,5 @@ def is_json(body: bytes) -> bool:
         body.decode()
         msgspec.json.decode(body, type=msgspec.Raw)
     except (msgspec.DecodeError, UnicodeDecodeError):
-        return False
-    return True
-
-
-def legible(target: str) -> bool:
-    """Return whether the percent-encoded target decodes to UTF-8."""
-    try:
-        unquote_to_bytes(target).decode()
-    except UnicodeDecodeError:
         return False
     return True
