@@ -247,7 +247,7 @@ class Circuit:
 
     def denied(self, sent_at: float, now: float) -> bool:
         """Note a refusal of what was sent at *sent_at*; True: the circuit opened for it."""
-        if sent_at < self.changed_at:
+        if sent_at <= self.changed_at:
             return False  # sent before we knew
         self._delay_s = min(CIRCUIT_MAX_S, self._delay_s * 2) if self.is_open else CIRCUIT_FIRST_S
         self.open_until = now + self._delay_s
@@ -257,7 +257,7 @@ class Circuit:
 
     def reached(self, sent_at: float, now: float) -> bool:
         """Note that the cloud knew us at a send of *sent_at*; True: that closed the circuit."""
-        if not self.is_open or sent_at < self.changed_at:
+        if not self.is_open or sent_at <= self.changed_at:
             return False
         self.open_until = -math.inf
         self.changed_at = now

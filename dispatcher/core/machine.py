@@ -266,7 +266,7 @@ class Machine:
         What may be in the cloud keeps its slot, for it may be running there.
         """
         rules = self.rules.retry
-        if now - (job.first_sent_at or now) > rules.age_max_s:
+        if job.first_sent_at is not None and now - job.first_sent_at > rules.age_max_s:
             return self._finish(job, Move.BURY, now, failure=failure)
         account = self.account_of(job)
         job.state = after(job.state, Move.RETURN)

@@ -84,6 +84,7 @@ class Pump:
         self.ready = False
         self._trackers = trackers
         self._stimulus = asyncio.Event()
+        self._stopped = anyio.Event()
         self._broken: BaseException | None = None
         self._sends: TaskGroup | None = None
         self._sending: set[Job] = set()
@@ -103,6 +104,12 @@ class Pump:
             await self._run(task_status)
         except BaseExceptionGroup as group:
             raise _first(group) from group
+        finally:
+            self._stopped.set()
+
+    async def stopped(self) -> None:
+        """Return when `run` has come to its end."""
+        await self._stopped.wait()
 
     async def _run(self, task_status: TaskStatus[None]) -> None:
         async with anyio.create_task_group() as watching:

@@ -1,0 +1,250 @@
+"""
+The dispatcher inside another program: no listener, the same engine.
+
+`Dispatcher` is for asyncio code. `Dispatcher.in_thread` runs one on an event loop in a thread
+of its own, for code without a loop.
+"""
+
+import concurrent.futures
+import importlib.util
+from collections.abc import Sequence
+from contextlib import AsyncExitStack, ExitStack
+from pathlib import Path
+from types import TracebackType
+from typing import Self, TypeVar
+
+import anyio.from_thread
+from anyio.from_thread import BlockingPortal
+
+from dispatcher.config import Settings, check, load
+from dispatcher.core.model import Completion, Invocation, Query, State
+from dispatcher.core.views import Acceptance, AccountView, End, Statistics, View
+from dispatcher.engine import Engine, Ticket
+from dispatcher.errors import Rejected
+from dispatcher.wiring import open_engine, run_engine
+
+T = TypeVar("T")
+
+
+class Dispatcher:
+    """
+    The dispatcher as an asynchronous context manager.
+
+    Leaving it takes nothing more, lets the requests in flight come back for at most
+    `server.drain_max_s`, and closes the journal, which keeps what is left.
+    """
+
+    def __init__(self, settings: Settings) -> None:
+        """Judge *settings*. Raises `ConfigError`."""
+        self.settings = check(settings)
+        self._stack = AsyncExitStack()
+        self._engine: Engine | None = None
+
+    @classmethod
+    def from_file(cls, path: str | Path) -> Self:
+        """Read the configuration at *path*. Raises `ConfigError`."""
+        return cls(load(Path(path)))
+
+    @staticmethod
+    def in_thread(source: str | Path | Settings) -> "ThreadedDispatcher":
+        """Return a dispatcher for code without an event loop; *source*: a file, or settings."""
+        settings = source if isinstance(source, Settings) else load(Path(source))
+        return ThreadedDispatcher(settings)
+
+    async def __aenter__(self) -> Self:
+        """Open everything and recover. Raises `ConfigError` and `JournalError`."""
+        async with AsyncExitStack() as stack:
+            engine = await stack.enter_async_context(open_engine(self.settings))
+            await stack.enter_async_context(run_engine(engine))
+            self._stack = stack.pop_all()
+        self._engine = engine
+        return self
+
+    async def __aexit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> bool | None:
+        """Drain and close."""
+        return await self._stack.__aexit__(kind, error, trace)
+
+    @property
+    def engine(self) -> Engine:
+        """Return the engine, for metrics; only inside the context."""
+        if self._engine is None:
+            raise RuntimeError("use it as a context manager: async with Dispatcher(...) as d")
+        return self._engine
+
+    def enqueue(self, invocation: Invocation) -> Ticket:
+        """Take an invocation without ever waiting. Raises `Rejected`, such as `QueueFull`."""
+        return self.engine.enqueue(invocation)
+
+    def enqueue_many(self, invocations: Sequence[Invocation]) -> list[Ticket | Rejected]:
+        """Take many with one commit; each gets its ticket, or why it has none."""
+        return self.engine.enqueue_many(invocations)
+
+    async def get(self, invocation_id: str) -> View:
+        """Return an invocation as it stands. Raises `NotFound`."""
+        return await self.engine.get(invocation_id)
+
+    async def find(
+        self, query: Query, *, after: str | None = None, limit: int = 100
+    ) -> tuple[list[View], str | None]:
+        """Return a page of invocations, newest first, and the cursor of the next page."""
+        return await self.engine.find(query, after=after, limit=limit)
+
+    async def cancel(self, invocation_id: str) -> State:
+        """Cancel one: CANCELLED, or RUNNING while the cloud stops it. Raises `NotPossible`."""
+        return await self.engine.cancel(invocation_id)
+
+    async def complete(self, completion: Completion) -> None:
+        """Tell that an invocation has ended."""
+        await self.engine.complete(completion)
+
+    async def redrive(self, invocation_id: str) -> None:
+        """Let a dead or uncertain one run again. Raises `NotPossible`."""
+        await self.engine.redrive(invocation_id)
+
+    async def redrive_dead(self, query: Query) -> int:
+        """Redrive every dead one that *query* selects; return how many."""
+        return await self.engine.redrive_dead(query)
+
+    def accounts(self) -> list[AccountView]:
+        """Return every account as it stands."""
+        return self.engine.accounts()
+
+    def pause(self, account: str, function: str | None = None) -> None:
+        """Stop the sends of an account, or of one function."""
+        self.engine.pause(account, function)
+
+    def resume(self, account: str, function: str | None = None) -> None:
+        """Undo `pause`."""
+        self.engine.resume(account, function)
+
+    def reconfigure(self, settings: Settings) -> None:
+        """Take new limits, functions, tenants and retry rules. Raises `ConfigError`."""
+        self.engine.reconfigure(check(settings))
+        self.settings = self.engine.settings
+
+    def statistics(self) -> Statistics:
+        """Return every number of the metrics."""
+        return self.engine.statistics()
+
+
+class ThreadedTicket:
+    """A ticket whose waits block the calling thread."""
+
+    def __init__(self, ticket: Ticket, portal: BlockingPortal) -> None:
+        """Wrap *ticket*, which lives on the loop behind *portal*."""
+        self._ticket = ticket
+        self._portal = portal
+
+    def __repr__(self) -> str:
+        return repr(self._ticket)
+
+    @property
+    def id(self) -> str:
+        """Return the id; final once `accepted` has returned."""
+        return self._ticket.id
+
+    @property
+    def state(self) -> State:
+        """Return where it stands, as far as this process has seen it."""
+        return self._ticket.state
+
+    def accepted(self, timeout_s: float | None = None) -> Acceptance:
+        """Wait until it is on disk. Raises `Rejected`, `JournalError` and `TimeoutError`."""
+        return _wait(self._portal.start_task_soon(self._ticket.accepted), timeout_s)
+
+    def ended(self, timeout_s: float | None = None) -> End:
+        """Wait until it has ended. Raises like `accepted`."""
+        return _wait(self._portal.start_task_soon(self._ticket.ended), timeout_s)
+
+
+class ThreadedDispatcher:
+    """The dispatcher as a context manager for threads; its loop runs in a thread of its own."""
+
+    def __init__(self, settings: Settings) -> None:
+        """Judge *settings*. Raises `ConfigError`."""
+        self._dispatcher = Dispatcher(settings)
+        self._stack = ExitStack()
+        self._portal: BlockingPortal | None = None
+
+    def __enter__(self) -> Self:
+        """Start the thread, open everything and recover."""
+        options = {"use_uvloop": importlib.util.find_spec("uvloop") is not None}
+        with ExitStack() as stack:
+            self._portal = stack.enter_context(
+                anyio.from_thread.start_blocking_portal(backend_options=options)
+            )
+            stack.enter_context(self._portal.wrap_async_context_manager(self._dispatcher))
+            self._stack = stack.pop_all()
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> bool | None:
+        """Drain, close, and end the thread."""
+        return self._stack.__exit__(kind, error, trace)
+
+    @property
+    def _loop(self) -> BlockingPortal:
+        if self._portal is None:
+            raise RuntimeError("use it as a context manager: with Dispatcher.in_thread(...) as d")
+        return self._portal
+
+    def enqueue(self, invocation: Invocation) -> ThreadedTicket:
+        """Take an invocation from any thread, without ever waiting. Raises `Rejected`."""
+        return ThreadedTicket(self._dispatcher.enqueue(invocation), self._loop)
+
+    def enqueue_many(self, invocations: Sequence[Invocation]) -> list[ThreadedTicket | Rejected]:
+        """Take many with one commit; each gets its ticket, or why it has none."""
+        return [
+            ThreadedTicket(taken, self._loop) if isinstance(taken, Ticket) else taken
+            for taken in self._dispatcher.enqueue_many(invocations)
+        ]
+
+    def get(self, invocation_id: str) -> View:
+        """Return an invocation as it stands. Raises `NotFound`."""
+        return self._loop.call(self._dispatcher.get, invocation_id)
+
+    def cancel(self, invocation_id: str) -> State:
+        """Cancel one: CANCELLED, or RUNNING while the cloud stops it. Raises `NotPossible`."""
+        return self._loop.call(self._dispatcher.cancel, invocation_id)
+
+    def complete(self, completion: Completion) -> None:
+        """Tell that an invocation has ended."""
+        self._loop.call(self._dispatcher.complete, completion)
+
+    def redrive(self, invocation_id: str) -> None:
+        """Let a dead or uncertain one run again. Raises `NotPossible`."""
+        self._loop.call(self._dispatcher.redrive, invocation_id)
+
+    def accounts(self) -> list[AccountView]:
+        """Return every account as it stands."""
+        return self._loop.call(self._dispatcher.accounts)
+
+    def pause(self, account: str, function: str | None = None) -> None:
+        """Stop the sends of an account, or of one function."""
+        self._loop.call(self._dispatcher.pause, account, function)
+
+    def resume(self, account: str, function: str | None = None) -> None:
+        """Undo `pause`."""
+        self._loop.call(self._dispatcher.resume, account, function)
+
+    def statistics(self) -> Statistics:
+        """Return every number of the metrics."""
+        return self._loop.call(self._dispatcher.statistics)
+
+
+def _wait(future: "concurrent.futures.Future[T]", timeout_s: float | None) -> T:
+    """Wait for a call on the loop; give it up there too when the time is over."""
+    try:
+        return future.result(timeout_s)
+    except TimeoutError:
+        future.cancel()
+        raise

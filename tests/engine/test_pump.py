@@ -1,0 +1,335 @@
+import anyio
+import pytest
+
+from dispatcher.core.model import (
+    Completion,
+    Denied,
+    Failure,
+    GateKind,
+    Lost,
+    NotSent,
+    Refused,
+    Replied,
+    State,
+    Throttled,
+    Verdict,
+)
+from dispatcher.errors import Draining, JournalError
+from dispatcher.journals.memory import MemoryJournal
+from tests.engine.rig import ScriptedTransport, hang, rig, settings
+
+
+async def test_a_slot_is_held_until_the_function_has_ended():
+    async with rig() as r:
+        tickets = [r.enqueue() for _ in range(10)]
+        ends = [await ticket.ended() for ticket in tickets]
+        assert r.transport.times == [0] * 4 + [10] * 4 + [20] * 2
+        assert anyio.current_time() == 30
+        assert {end.state for end in ends} == {State.SUCCEEDED}
+        assert all(end.estimated for end in ends)
+
+
+async def test_no_more_requests_are_in_flight_than_allowed():
+    text = settings(account="requests_max = 3")
+    async with rig(text, transport=ScriptedTransport(latency_s=1)) as r:
+        for _ in range(4):
+            r.enqueue()
+        await anyio.sleep(0.5)
+        assert r.transport.in_flight == 3
+        assert r.engine.account("main").in_use == 3
+
+
+async def test_a_function_at_its_cap_holds_nobody_up():
+    more = "[accounts.main.functions.slow]\ninstances_max = 1\n"
+    async with rig(settings(more=more)) as r:
+        slow = [r.enqueue("slow") for _ in range(3)]
+        fast = [r.enqueue("fast") for _ in range(3)]
+        await anyio.sleep(1)
+        assert [ticket.state for ticket in slow] == ["running", "waiting", "waiting"]
+        assert [ticket.state for ticket in fast] == ["running"] * 3
+        view = await r.engine.get(slow[2].id)
+        assert view.waiting_for is not None
+        assert view.waiting_for.gate is GateKind.FUNCTION
+        assert (view.waiting_for.limit, view.waiting_for.in_use, view.waiting_for.ahead) == (
+            1,
+            1,
+            1,
+        )
+
+
+async def test_a_delay_is_exact_and_an_expiry_ends_what_was_not_sent():
+    async with rig() as r:
+        later = r.enqueue(delay_s=3600)
+        for _ in range(4):
+            r.enqueue()
+        expiring = r.enqueue(expires_s=5)
+        end = await expiring.ended()
+        assert (end.state, anyio.current_time()) == (State.EXPIRED, 5)
+        view = await r.engine.get(later.id)
+        assert view.waiting_for is not None
+        assert (view.waiting_for.gate, view.waiting_for.until_s) == (GateKind.DELAY, 3595)
+        await later.ended()
+        assert r.transport.times[-1] == 3600
+
+
+async def test_a_throttle_waits_and_costs_no_attempt():
+    async with rig() as r:
+        r.transport.script = [
+            Throttled(gate=GateKind.ACCOUNT, reason="ResourceExhausted", retry_after_s=7)
+        ]
+        ticket = r.enqueue()
+        other = r.enqueue()
+        await anyio.sleep(1)
+        view = await r.engine.get(ticket.id)
+        assert view.record.state is State.WAITING
+        await ticket.ended()
+        assert r.transport.times == [0, 0, 7]
+        assert (await r.engine.get(ticket.id)).record.attempt == 1
+        assert other.state is State.SUCCEEDED
+        assert r.engine.statistics().throttles == {("main", "f", "ResourceExhausted"): 1}
+
+
+async def test_what_may_be_in_the_cloud_keeps_its_slot_and_its_task_id():
+    async with rig(settings(account="headroom = 3")) as r:
+        r.transport.script = [Lost(Failure("reset", "connection reset"))]
+        first = r.enqueue()
+        second = r.enqueue()
+        await anyio.sleep(0.1)
+        assert first.state is State.WAITING
+        assert r.engine.account("main").in_use == 1, "its slot is still held"
+        assert second.state is State.WAITING
+        await first.ended()
+        sent = [call.task_id for _, call in r.transport.calls][:2]
+        assert sent == [first.id, first.id], "the resend repeats the task id"
+        assert r.transport.times[:2] == [0, 0.5]
+
+
+async def test_at_most_once_never_repeats_what_may_have_been_sent():
+    async with rig(settings(more='[journal]\nurl = "memory:"\ndelivery = "at_most_once"')) as r:
+        r.transport.script = [Lost(Failure("timeout", "no reply"), timed_out=True)]
+        end = await r.enqueue().ended()
+        assert end.state is State.UNCERTAIN
+        assert len(r.transport.calls) == 1
+
+
+async def test_nothing_sent_is_tried_again_without_a_slot():
+    async with rig() as r:
+        r.transport.script = [NotSent(Failure("connect", "refused"))] * 3
+        end = await r.enqueue().ended()
+        assert end.state is State.SUCCEEDED
+        assert r.transport.times == [0, 0.5, 1.5, 3.5]
+
+
+async def test_after_the_longest_age_an_invocation_that_cannot_be_sent_is_dead():
+    async with rig(settings(more="[retry]\nage_max_s = 100\ndelay_max_s = 10")) as r:
+        r.transport.script = [NotSent(Failure("connect", "refused"))] * 1000
+        end = await r.enqueue().ended()
+        assert end.state is State.DEAD
+        assert end.failure is not None
+        assert end.failure.kind == "connect"
+        assert 100 < anyio.current_time() <= 111
+        assert r.engine.statistics().dead_jobs == {("main",): 1}
+
+
+async def test_a_refusal_is_final():
+    async with rig() as r:
+        r.transport.script = [
+            Refused(Failure("refused", "no such function", "FunctionNotFound", 404))
+        ]
+        end = await r.enqueue().ended()
+        assert end.state is State.DEAD
+        assert end.error == Failure("refused", "no such function", "FunctionNotFound", 404)
+        assert r.engine.account("main").in_use == 0
+
+
+async def test_a_denial_stops_the_account_and_a_single_probe_opens_it_again():
+    denied = Denied(Failure("denied", "expired token", "InvalidAccessKeyID", 403))
+    async with rig() as r:
+        r.transport.script = [denied, denied, denied, denied, denied]
+        tickets = [r.enqueue() for _ in range(6)]
+        await anyio.sleep(1)
+        assert len(r.transport.calls) == 4, "what had been launched already"
+        assert r.engine.statistics().circuit_open == {("main",): 1}
+        view = await r.engine.get(tickets[0].id)
+        assert view.waiting_for is not None
+        assert (view.waiting_for.gate, view.waiting_for.until_s) == (GateKind.CIRCUIT, 29)
+        for ticket in tickets:
+            assert (await ticket.ended()).state is State.SUCCEEDED
+        assert r.transport.times[4:6] == [30, 90], "one probe, then one more after twice the time"
+        assert r.engine.statistics().circuit_open == {("main",): 0}
+
+
+async def test_the_reply_of_a_synchronous_call_is_its_end():
+    async with rig() as r:
+        failed = Failure("function_error", "boom", "HandledInvocationError", 200)
+        r.transport.script = [
+            Replied(request_id="a", payload=b"42"),
+            Replied(request_id="b", payload=b"{}", failure=failed),
+        ]
+        first = await r.enqueue(type="sync").ended()
+        second = await r.enqueue(type="sync").ended()
+        assert (first.state, first.result, first.estimated) == (State.SUCCEEDED, b"42", False)
+        assert (second.state, second.failure, second.result) == (State.DEAD, failed, b"{}")
+
+
+async def test_a_failed_function_runs_again_as_a_new_attempt_with_a_new_task_id():
+    config = settings(function="attempts_max = 2", more="")
+    async with rig(config) as r:
+        failed = Failure("function_error", "boom")
+        r.transport.script = [Replied(request_id="a", payload=b"", failure=failed)] * 2
+        ticket = r.enqueue(type="sync")
+        end = await ticket.ended()
+        assert end.state is State.DEAD
+        assert [call.task_id for _, call in r.transport.calls] == [ticket.id, f"{ticket.id}_2"]
+        assert r.transport.times == [0, 0.5]
+
+
+CALLBACK = '[accounts.main.functions.cb]\ncompletion = "callback"\nhold_max_s = 60\n'
+
+
+async def test_a_callback_ends_the_slot_and_repeats_do_nothing():
+    async with rig(settings(more=CALLBACK)) as r:
+        ticket = r.enqueue("cb")
+        await anyio.sleep(3)
+        news = Completion(id=ticket.id, verdict=Verdict.SUCCEEDED, result=b"1")
+        await r.engine.complete(news)
+        await r.engine.complete(news)
+        end = await ticket.ended()
+        assert (end.state, end.result, end.estimated) == (State.SUCCEEDED, b"1", False)
+        assert r.engine.account("main").in_use == 0
+        assert r.engine.statistics().late_completions == {("main",): 1}
+
+
+async def test_a_completion_may_be_faster_than_the_202():
+    transport = ScriptedTransport(latency_s=5)
+    async with rig(settings(more=CALLBACK), transport=transport) as r:
+        ticket = r.enqueue("cb")
+        await anyio.sleep(1)
+        assert ticket.state is State.SENDING
+        await r.engine.complete(Completion(id=ticket.id, verdict=Verdict.SUCCEEDED))
+        assert (await ticket.ended()).state is State.SUCCEEDED
+        await anyio.sleep(5)
+        assert ticket.state is State.SUCCEEDED
+        assert r.engine.statistics().requests_in_flight == {("main",): 0}
+
+
+async def test_without_news_the_slot_comes_back_by_force_and_late_news_tell_the_true_end():
+    async with rig(settings(more=CALLBACK)) as r:
+        ticket = r.enqueue("cb")
+        end = await ticket.ended()
+        assert (end.state, anyio.current_time()) == (State.UNCERTAIN, 60)
+        assert r.engine.account("main").in_use == 0
+        assert r.engine.statistics().forced_releases == {("main", "cb"): 1}
+        await r.engine.complete(Completion(id=ticket.id, verdict=Verdict.SUCCEEDED, result=b"x"))
+        view = await r.engine.get(ticket.id)
+        assert (view.record.state, view.record.result) == (State.SUCCEEDED, b"x")
+
+
+async def test_a_bug_in_a_transport_costs_one_send_not_the_engine():
+    async with rig() as r:
+        r.transport.script = [RuntimeError("a bug")]
+        assert (await r.enqueue().ended()).state is State.SUCCEEDED
+        assert len(r.transport.calls) == 2
+
+
+async def test_the_drain_lets_requests_come_back_and_leaves_the_rest_in_the_journal():
+    journal = MemoryJournal(retention_s=86400)
+    transport = ScriptedTransport(latency_s=5)
+    async with rig(transport=transport, journal=journal) as r:
+        tickets = [r.enqueue() for _ in range(6)]
+        await anyio.sleep(1)
+        r.engine.stop()
+        with pytest.raises(Draining):
+            r.enqueue()
+    assert anyio.current_time() == 5
+    states = [(await journal.get(ticket.id)).state for ticket in tickets]  # type: ignore[union-attr]
+    assert states == ["running"] * 4 + ["waiting"] * 2
+
+
+async def test_a_drain_does_not_wait_longer_than_it_may_for_a_cloud_that_hangs():
+    journal = MemoryJournal(retention_s=86400)
+    transport = ScriptedTransport()
+    transport.script = [hang]
+    async with rig(transport=transport, journal=journal) as r:
+        ticket = r.enqueue()
+        await anyio.sleep(1)
+    assert anyio.current_time() == 26
+    record = await journal.get(ticket.id)
+    assert record is not None
+    assert record.state is State.SENDING, "it may have been sent, and the journal says so"
+
+
+async def test_a_restart_takes_everything_back_to_its_place():
+    journal = MemoryJournal(retention_s=86400)
+    transport = ScriptedTransport()
+    async with rig(transport=transport, journal=journal) as r:
+        running = [r.enqueue() for _ in range(3)]
+        await anyio.sleep(1)
+        transport.script = [hang]
+        sending = r.enqueue()
+        waiting = [r.enqueue() for _ in range(3)]
+        await anyio.sleep(1)
+    assert anyio.current_time() == 27
+    before = len(transport.calls)
+    transport.script = []
+    async with rig(transport=transport, journal=journal) as r:
+        await anyio.sleep(0.001)
+        again = transport.calls[before:]
+        assert [call.task_id for _, call in again][:1] == [sending.id]
+        stats = r.engine.statistics()
+        assert stats.recovered == {("waiting",): 3, ("sending",): 1, ("running",): 3}
+        while True:
+            records = [await journal.get(t.id) for t in (*running, sending, *waiting)]
+            if all(record is not None and record.state is State.SUCCEEDED for record in records):
+                break
+            await anyio.sleep(1)
+        ids = [call.task_id for _, call in transport.calls]
+        assert sorted(ids) == sorted([*(t.id for t in (*running, sending, *waiting)), sending.id])
+
+
+class FailingJournal(MemoryJournal):
+    broken = False
+
+    def record(self, changes, done=None):  # type: ignore[no-untyped-def]
+        if self.broken and done is not None:
+            done(JournalError("input/output error"))
+        else:
+            super().record(changes, done)
+
+
+async def test_a_journal_that_fails_ends_the_engine_before_anything_is_sent():
+    journal = FailingJournal(retention_s=10)
+    transport = ScriptedTransport()
+    with pytest.raises(BaseExceptionGroup) as caught:
+        async with rig(transport=transport, journal=journal) as r:
+            journal.broken = True
+            r.enqueue()
+            await anyio.sleep(10)
+    assert caught.group_contains(JournalError)
+    assert transport.calls == []
+
+
+async def test_the_wall_clock_may_jump_without_moving_anything():
+    offset = [0.0]
+    async with rig(wall_s=lambda: 1_700_000_000 + anyio.current_time() + offset[0]) as r:
+        ticket = r.enqueue(delay_s=100)
+        await anyio.sleep(1)
+        offset[0] = 3600.0
+        await anyio.sleep(1)
+        offset[0] = -3600.0
+        await ticket.ended()
+        assert r.transport.times == [100]
+
+
+async def test_new_settings_take_hold_at_once_and_a_lower_limit_drains():
+    async with rig() as r:
+        for _ in range(12):
+            r.enqueue()
+        await anyio.sleep(1)
+        r.engine.reconfigure(settings(account="headroom = 2"))
+        assert (r.engine.account("main").in_use, r.engine.account("main").limit) == (4, 2)
+        await anyio.sleep(10)
+        assert r.engine.account("main").in_use == 2
+        r.engine.reconfigure(settings())
+        await anyio.sleep(0.001)
+        assert r.engine.account("main").in_use == 4
