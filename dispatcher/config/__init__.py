@@ -1,0 +1,54 @@
+"""
+TOML text in, frozen `Settings` out, or one `ConfigError` that names every problem by its path.
+
+Nothing outside the text is touched but the files that it names for secrets, and those only to
+judge who may read them; `secret` and `tokens` read one when it is needed.
+"""
+
+from dispatcher.config.addresses import address, is_loopback
+from dispatcher.config.advice import warnings
+from dispatcher.config.changes import changed, needs_restart
+from dispatcher.config.loading import check, load, parse
+from dispatcher.config.meaning import FUNCTION, NAME
+from dispatcher.config.problems import Problem
+from dispatcher.config.secret_files import secret, tokens
+from dispatcher.config.settings import (
+    AccountSettings,
+    ClientSettings,
+    Credentials,
+    DefaultCredentials,
+    EnvCredentials,
+    JournalSettings,
+    MetricsSettings,
+    QueueSettings,
+    ServerSettings,
+    Settings,
+    StaticCredentials,
+)
+
+__all__ = [
+    "FUNCTION",
+    "NAME",
+    "AccountSettings",
+    "ClientSettings",
+    "Credentials",
+    "DefaultCredentials",
+    "EnvCredentials",
+    "JournalSettings",
+    "MetricsSettings",
+    "Problem",
+    "QueueSettings",
+    "ServerSettings",
+    "Settings",
+    "StaticCredentials",
+    "address",
+    "changed",
+    "check",
+    "is_loopback",
+    "load",
+    "needs_restart",
+    "parse",
+    "secret",
+    "tokens",
+    "warnings",
+]

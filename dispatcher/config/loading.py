@@ -1,0 +1,197 @@
+"""From text to settings: the same way for the first load and for every later one."""
+
+import copy
+import tomllib
+from collections.abc import Collection, Iterable, Mapping
+from pathlib import Path
+from typing import Any
+
+import msgspec
+
+from dispatcher.config import meaning, shape
+from dispatcher.config.problems import Problem
+from dispatcher.config.settings import AccountSettings, Settings, StaticCredentials
+from dispatcher.core.model import CallType, FunctionRules, Provider, Source
+from dispatcher.errors import ConfigError
+
+
+def load(path: Path) -> Settings:
+    """
+    Read the file at *path*.
+
+    Raises `ConfigError` with every problem found; nothing is ever half accepted.
+    """
+    try:
+        text = path.read_text(encoding="utf-8")
+    except (OSError, ValueError) as error:
+        raise ConfigError([("", f"cannot read {path}: {error}")]) from error
+    return parse(text, base=path.resolve().parent)
+
+
+def parse(text: str, *, base: Path) -> Settings:
+    """
+    Turn the TOML *text* into settings; relative paths in it start at *base*.
+
+    Raises `ConfigError` with every problem found.
+    """
+    try:
+        raw = tomllib.loads(text)
+    except tomllib.TOMLDecodeError as error:
+        raise ConfigError([("", f"not TOML: {error}")]) from error
+    except (RecursionError, ValueError) as error:
+        # Nested beyond reason, or a number of thousands of digits.
+        raise ConfigError([("", f"not a configuration: {error}")]) from error
+    return _judged(raw, base.absolute())
+
+
+def check(settings: Settings) -> Settings:
+    """
+    Judge settings that were made in code by the rules for files; return them resolved.
+
+    Relative paths start at the working directory. Raises `ConfigError`.
+    """
+    try:
+        raw = msgspec.to_builtins(settings)
+    except (TypeError, ValueError, RecursionError) as error:
+        raise ConfigError([("", f"not settings: {error}")]) from error
+    return _judged(raw, Path.cwd())
+
+
+def _judged(raw: dict[str, Any], base: Path) -> Settings:
+    faults = list(shape.faults(raw, Settings))
+    sound = _without(raw, faults) if faults else raw
+    settings = _resolved(msgspec.convert(_with_function_defaults(sound), Settings), base)
+    accounts = raw.get("accounts")
+    found = meaning.problems(
+        settings, judged_elsewhere=accounts if isinstance(accounts, dict) else ()
+    )
+    problems = [Problem(fault.path, fault.message) for fault in faults]
+    problems += _not_caused_by(faults, found)
+    if problems:
+        raise ConfigError(sorted(problems))
+    return settings
+
+
+# -- What is wrong in shape is left out, so that the rest can be judged as well --------------------
+
+
+def _without(raw: dict[str, Any], faults: Iterable[shape.Fault]) -> dict[str, Any]:
+    """Return a copy of *raw* without what is wrong with it."""
+    sound = copy.deepcopy(raw)
+    for fault in faults:
+        *around, key = fault.keys
+        if fault.required:
+            if key == "quota":
+                # The one required number: with the largest, what else is in the account
+                # contradicts nothing that it would not contradict anyway.
+                _table(sound, around)[key] = shape.INTEGER_MAX
+                continue
+            *around, key = around
+        elif isinstance(key, int):
+            *around, key = around  # without an item the others would have other indices
+        _table(sound, around).pop(key, None)
+    return sound
+
+
+def _table(raw: dict[str, Any], keys: Iterable[str | int]) -> dict[str | int, Any]:
+    """Return the table at *keys*; an empty one where it has been left out already."""
+    table: Any = raw
+    for key in keys:
+        table = table.get(key, {})
+    return table  # type: ignore[no-any-return]
+
+
+# Keys that others are judged by: where one of them is wrong, so may be the judgement.
+_JUDGED_BY = frozenset({
+    "token_file", "delay_base_s", "delay_max_s", "unlisted", "completion_queue",
+    "type", "completion", "duration_s", "hold_max_s",
+})  # fmt: skip
+
+
+def _not_caused_by(faults: Collection[shape.Fault], found: Iterable[Problem]) -> Iterable[Problem]:
+    """Pass on those *found* problems that would remain if the *faults* were repaired."""
+    tainted = set()
+    for fault in faults:
+        *around, key = fault.keys
+        if key in _JUDGED_BY:
+            if around and around[-1] == "*":
+                around.pop()  # its siblings inherit
+            tainted.add(shape.spelled(tuple(around)) + ".")
+    return (problem for problem in found if not problem.path.startswith(tuple(tainted)))
+
+
+# -- What was left unsaid is made explicit ---------------------------------------------------------
+
+
+def _with_function_defaults(raw: Mapping[str, Any]) -> dict[str, Any]:
+    """Give each function of an account what `*` says and it does not say itself."""
+    accounts = {}
+    for name, account in raw.get("accounts", {}).items():
+        functions = account.get("functions", {})
+        star = functions.get("*", {})
+        accounts[name] = {
+            **account,
+            "functions": {key: _inherited(star, own) for key, own in functions.items()},
+        }
+    return {**raw, "accounts": accounts}
+
+
+def _inherited(star: Mapping[str, Any], own: Mapping[str, Any]) -> dict[str, Any]:
+    merged = {**star, **own}
+    if "type" in own and "completion" not in own and own["type"] != star.get("type", "async"):
+        # How the end is known goes with the type of call, so it is not handed on alone.
+        merged.pop("completion", None)
+    return merged
+
+
+def _resolved(settings: Settings, base: Path) -> Settings:
+    """Make paths absolute, completions explicit, and `""` nothing."""
+    replace = msgspec.structs.replace
+    server, journal = settings.server, settings.journal
+    file = journal.url.removeprefix("sqlite:")
+    if file != journal.url and file and not file.startswith("/") and not file.endswith("/"):
+        journal = replace(journal, url=f"sqlite://{base / file}")
+    return replace(
+        settings,
+        server=replace(server, token_file=_absolute(server.token_file, base)),
+        metrics=replace(settings.metrics, listen=settings.metrics.listen or None),
+        journal=journal,
+        accounts={
+            name: _resolved_account(account, base) for name, account in settings.accounts.items()
+        },
+        clients={
+            name: replace(client, access_key_secret_file=str(base / client.access_key_secret_file))
+            for name, client in settings.clients.items()
+        },
+    )
+
+
+def _resolved_account(account: AccountSettings, base: Path) -> AccountSettings:
+    replace = msgspec.structs.replace
+    credentials = account.credentials
+    if isinstance(credentials, StaticCredentials):
+        credentials = replace(
+            credentials,
+            access_key_secret_file=str(base / credentials.access_key_secret_file),
+            security_token_file=_absolute(credentials.security_token_file, base),
+        )
+    functions = {
+        name: replace(rules, completion=_completion(rules, account))
+        for name, rules in {"*": FunctionRules(), **account.functions}.items()
+    }
+    return replace(account, functions=functions, credentials=credentials)
+
+
+def _completion(rules: FunctionRules, account: AccountSettings) -> Source:
+    """Return the source of completions, the provider's default where none is named."""
+    if rules.completion is not None:
+        return rules.completion
+    if rules.type is CallType.SYNC:
+        return Source.RESPONSE
+    if account.provider is Provider.ALIYUN_FC:
+        return Source.TASK
+    return Source.DURATION if account.completion_queue is None else Source.DESTINATION
+
+
+def _absolute(path: str | None, base: Path) -> str | None:
+    return None if path is None else str(base / path)
