@@ -7,11 +7,10 @@ What a cloud or the network does comes back as an `Outcome` (core/model.py). The
 
 import asyncio
 import importlib
-from collections.abc import Callable
 from typing import Final
 
 from dispatcher.config import AccountSettings, DefaultCredentials, StaticCredentials
-from dispatcher.core.model import FunctionRules, Provider
+from dispatcher.core.model import Provider
 from dispatcher.errors import ConfigError
 from dispatcher.transports import aliyun_credentials, aws_credentials
 from dispatcher.transports.aliyun_fc import FcTransport
@@ -26,25 +25,19 @@ _EXTRAS: Final = {
 }
 
 
-async def open_transport(
-    account: AccountSettings,
-    *,
-    name: str,
-    hold_max_s: Callable[[str], float] | None = None,
-) -> LambdaTransport | FcTransport:
+async def open_transport(account: AccountSettings, *, name: str) -> LambdaTransport | FcTransport:
     """
     Open the transport of one account; whoever opens it closes it.
 
     Waits a few seconds for the account's keys. Without any it opens all the same and says so in
     the log: its sends are `Denied` until there are keys. *name* is the account's name in the
-    configuration. *hold_max_s* gives the time limit of a function's synchronous calls; None: as
-    *account* says. Raises `ConfigError` where a needed extra is not installed.
+    configuration. Raises `ConfigError` where a needed extra is not installed.
     """
     keyring = Keyring(await _source(account, name), name=name)
     try:
         await keyring.open()
         kind = LambdaTransport if account.provider is Provider.AWS_LAMBDA else FcTransport
-        return kind(account, keyring, hold_max_s=hold_max_s or _hold_max_s(account))
+        return kind(account, keyring)
     except BaseException:
         await keyring.aclose()
         raise
@@ -73,9 +66,3 @@ async def _import_extra(provider: Provider, name: str) -> None:
             'install it, or set source = "env" or "static"'
         )
         raise ConfigError([(f"accounts.{name}.credentials", problem)]) from error
-
-
-def _hold_max_s(account: AccountSettings) -> Callable[[str], float]:
-    functions = account.functions
-    others = functions.get("*", FunctionRules())
-    return lambda function: functions.get(function, others).hold_max_s

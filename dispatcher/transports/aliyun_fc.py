@@ -29,12 +29,12 @@ from dispatcher.core.model import (
 from dispatcher.transports import fc_replies, signing
 from dispatcher.transports.credentials import Keyring, Keys
 from dispatcher.transports.wire import (
-    ALWAYS,
     ERROR_BODY_MAX,
     MIB,
     Wire,
     accept_timeout,
     body_digest,
+    hold_max_s,
     plain_value,
     run_timeout,
 )
@@ -84,19 +84,14 @@ class FcTransport:
         account: AccountSettings,
         keyring: Keyring,
         *,
-        hold_max_s: Callable[[str], float],
         clock: Callable[[], float] = time.time,
     ) -> None:
-        """
-        Take over *keyring*, which is open.
-
-        *hold_max_s* tells of a function how long its synchronous calls may take.
-        """
+        """Take over *keyring*, which is open. *clock* gives the Unix time to sign with."""
         endpoint = URL(account.endpoint or default_endpoint(account.account_id, account.region))
         self._origin = str(endpoint.origin())
         self._host = endpoint.host_port_subcomponent or ""
         self._keyring = keyring
-        self._hold_max_s = hold_max_s
+        self._account = account
         self._clock = clock
         self._accept_timeout = accept_timeout()
         self._target = functools.lru_cache(TARGETS_MAX)(self._make_target)
@@ -117,7 +112,9 @@ class FcTransport:
         except ValueError as error:
             return Refused(Failure("invalid", str(error)))
         waits = call.type is CallType.SYNC
-        timeout = run_timeout(self._hold_max_s(call.function)) if waits else self._accept_timeout
+        timeout = (
+            run_timeout(hold_max_s(self._account, call.function)) if waits else self._accept_timeout
+        )
         digest = await body_digest(call.payload)
 
         async def attempt(keys: Keys) -> Outcome:
@@ -190,6 +187,11 @@ class FcTransport:
 
         return await self._keyring.signed(attempt)
 
+    def reconfigure(self, account: AccountSettings) -> None:
+        """Take what can change while it is open: `requests_max`, and functions' `hold_max_s`."""
+        self._account = account
+        self._wire.resize(account.requests_max)
+
     async def aclose(self) -> None:
         """Close the connections; sends in flight are lost."""
         await self._keyring.aclose()
@@ -233,7 +235,6 @@ class FcTransport:
         signed.sort()
         canonical = signing.canonical_request(method, target.path, target.query, signed, digest)
         headers = CIMultiDict(signed)
-        headers.extend(ALWAYS)
         headers["Authorization"] = signing.acs3_authorization(
             keys.access_key_id,
             signing.signed_names(signed),

@@ -13,12 +13,12 @@ from dispatcher.core.model import Call, CallType, Failure, Lost, NotSent, Outcom
 from dispatcher.transports import lambda_replies, signing
 from dispatcher.transports.credentials import Keyring, Keys
 from dispatcher.transports.wire import (
-    ALWAYS,
     ERROR_BODY_MAX,
     MIB,
     Wire,
     accept_timeout,
     body_digest,
+    hold_max_s,
     plain_value,
     run_timeout,
 )
@@ -69,20 +69,15 @@ class LambdaTransport:
         account: AccountSettings,
         keyring: Keyring,
         *,
-        hold_max_s: Callable[[str], float],
         clock: Callable[[], float] = time.time,
     ) -> None:
-        """
-        Take over *keyring*, which is open.
-
-        *hold_max_s* tells of a function how long its synchronous calls may take.
-        """
+        """Take over *keyring*, which is open. *clock* gives the Unix time to sign with."""
         endpoint = URL(account.endpoint or default_endpoint(account.region))
         self._origin = str(endpoint.origin())
         self._host = endpoint.host_port_subcomponent or ""
         self._region = account.region
         self._keyring = keyring
-        self._hold_max_s = hold_max_s
+        self._account = account
         self._clock = clock
         self._accept_timeout = accept_timeout()
         self._target = functools.lru_cache(TARGETS_MAX)(self._make_target)
@@ -100,7 +95,9 @@ class LambdaTransport:
         except ValueError as error:
             return Refused(Failure("invalid", str(error)))
         waits = call.type is CallType.SYNC
-        timeout = run_timeout(self._hold_max_s(call.function)) if waits else self._accept_timeout
+        timeout = (
+            run_timeout(hold_max_s(self._account, call.function)) if waits else self._accept_timeout
+        )
         digest = await body_digest(call.payload)
 
         async def attempt(keys: Keys) -> Outcome:
@@ -121,6 +118,11 @@ class LambdaTransport:
     async def stop(self, call: Call) -> bool:  # noqa: ARG002 -- part of the port
         """Lambda has no way to stop an invocation."""
         return False
+
+    def reconfigure(self, account: AccountSettings) -> None:
+        """Take what can change while it is open: `requests_max`, and functions' `hold_max_s`."""
+        self._account = account
+        self._wire.resize(account.requests_max)
 
     async def aclose(self) -> None:
         """Close the connections; sends in flight are lost."""
@@ -150,7 +152,6 @@ class LambdaTransport:
         if keys.security_token:
             signed.append(("x-amz-security-token", keys.security_token))
         headers = CIMultiDict(signed)
-        headers.extend(ALWAYS)
         if options:
             headers.extend(options)
             signed += [(name, signing.sigv4_value(value)) for name, value in options]

@@ -36,7 +36,8 @@ it expires, so that asking is cheap and a refresh comes early enough.
 PAUSE_BASE_S: Final = 5.0
 """The pause after a first failure; it doubles up to `POLL_S`."""
 RENEWAL_EVERY_S: Final = 30.0
-"""How often the cloud's refusals may force a refresh."""
+"""How often the cloud's refusals may force a refresh; less often while it brings nothing new."""
+RENEWAL_EVERY_MAX_S: Final = 300.0
 RENEWAL_MAX_S: Final = 10.0
 """How long a refused send waits for it."""
 
@@ -133,6 +134,7 @@ class Keyring:
         self._asked = asyncio.Event()
         self._renewal: asyncio.Event | None = None
         self._renewable_at = float("-inf")
+        self._renewal_every_s = RENEWAL_EVERY_S
         self._task: asyncio.Task[None] | None = None
         # Two, so that one hanging call does not keep all later ones from being made.
         self._threads = ThreadPoolExecutor(2, thread_name_prefix=f"credentials of {name}")
@@ -183,7 +185,7 @@ class Keyring:
             if self._renewal is None:
                 if now < self._renewable_at:
                     return None
-                self._renewable_at = now + RENEWAL_EVERY_S
+                self._renewable_at = now + self._renewal_every_s
                 self._renewal = asyncio.Event()
                 self._asked.set()
             try:
@@ -226,6 +228,10 @@ class Keyring:
         if self._failures or self._keys is None:
             logger.info("account %s: credentials of key %s", self._name, keys.access_key_id)
         self._failures = 0
+        if keys != self._keys:
+            self._renewal_every_s = RENEWAL_EVERY_S
+        elif renew:
+            self._renewal_every_s = min(2 * self._renewal_every_s, RENEWAL_EVERY_MAX_S)
         # After a renewal equal keys are worth one more try as well (a key that has only just
         # been made is not known everywhere at once), so that they count as other keys.
         if renew or keys != self._keys:

@@ -17,11 +17,10 @@ from typing import Final
 import aiohttp
 from aiohttp.client_exceptions import ClientConnectorError, ClientHttpProxyError
 from msgspec import Struct
-from multidict import istr
 from yarl import URL
 
-from dispatcher.config import is_loopback
-from dispatcher.core.model import Failure, Lost, NotSent
+from dispatcher.config import AccountSettings, is_loopback
+from dispatcher.core.model import Failure, FunctionRules, Lost, NotSent
 
 MIB: Final = 1024 * 1024
 
@@ -46,12 +45,12 @@ SLICE: Final = 256 * 1024
 TOO_LARGE: Final = "reply_too_large"
 """The kind of failure of a body that was not read because of its size."""
 
-ALWAYS: Final = (
-    (istr("User-Agent"), "serverless-dispatcher"),
-    # Said here so that aiohttp has nothing to add to what was signed.
-    (istr("Accept"), "*/*"),
-    (istr("Accept-Encoding"), "identity"),
-)
+# Without a word about it aiohttp would ask for compressed replies.
+_HEADERS: Final = {
+    "User-Agent": "serverless-dispatcher",
+    "Accept": "*/*",
+    "Accept-Encoding": "identity",
+}
 
 
 class Reply(Struct, frozen=True):
@@ -85,6 +84,12 @@ def run_timeout(hold_max_s: float) -> aiohttp.ClientTimeout:
     )
 
 
+def hold_max_s(account: AccountSettings, function: str) -> float:
+    """Return how long a synchronous call of *function* may take."""
+    rules = account.functions.get(function) or account.functions.get("*") or FunctionRules()
+    return rules.hold_max_s
+
+
 class Wire:
     """The connections to one endpoint. Must be made inside a running loop."""
 
@@ -97,13 +102,15 @@ class Wire:
         """
         assert connections_max > 0, connections_max
         self._proxy = proxy_of(endpoint)
+        self._pool = _Pool(
+            limit=connections_max,
+            keepalive_timeout=idle_max_s,
+            ttl_dns_cache=DNS_TTL_S,
+            socket_factory=_kept_alive,
+        )
         self._session = aiohttp.ClientSession(
-            connector=aiohttp.TCPConnector(
-                limit=connections_max,
-                keepalive_timeout=idle_max_s,
-                ttl_dns_cache=DNS_TTL_S,
-                socket_factory=_kept_alive,
-            ),
+            connector=self._pool,
+            headers=_HEADERS,
             cookie_jar=aiohttp.DummyCookieJar(),
             timeout=accept_timeout(),
             max_field_size=HEADER_MAX,
@@ -138,9 +145,20 @@ class Wire:
         except (OSError, aiohttp.ClientError) as error:
             return _failed(error)
 
+    def resize(self, connections_max: int) -> None:
+        """Allow another number of connections from the next request on."""
+        self._pool.resize(connections_max)
+
     async def aclose(self) -> None:
         """Close all connections; requests in flight are lost."""
         await self._session.close()
+
+
+class _Pool(aiohttp.TCPConnector):
+    def resize(self, limit: int) -> None:
+        # aiohttp fixes it when a pool is made, and looks at it whenever it opens a connection.
+        assert limit > 0, limit
+        self._limit = limit
 
 
 def _failed(error: Exception) -> NotSent | Lost:
@@ -163,17 +181,22 @@ def _words(error: Exception) -> str:
 
 async def _body(response: aiohttp.ClientResponse, body_max: int) -> tuple[bytes, Lost | None]:
     """Read the body as far as it matters. The status is known whatever happens here."""
-    good = response.status < 300
+    length = response.content_length
+    if length == 0:
+        return b"", None
     try:
-        async with asyncio.timeout(None if good else ERROR_BODY_MAX_S):
-            return await _read(response, body_max if good else ERROR_BODY_MAX)
+        if response.status < 300:
+            return await _read(response, length, body_max)
+        async with asyncio.timeout(ERROR_BODY_MAX_S):
+            return await _read(response, length, ERROR_BODY_MAX)
     except (OSError, aiohttp.ClientError) as error:
         failed = _failed(error)
         return b"", failed if isinstance(failed, Lost) else Lost(failed.failure)
 
 
-async def _read(response: aiohttp.ClientResponse, body_max: int) -> tuple[bytes, Lost | None]:
-    length = response.content_length
+async def _read(
+    response: aiohttp.ClientResponse, length: int | None, body_max: int
+) -> tuple[bytes, Lost | None]:
     if length is not None and length <= body_max and "Content-Encoding" not in response.headers:
         return await response.read(), None
     read = io.BytesIO()
