@@ -65,6 +65,7 @@ class Cloud:
         self._timers: list[tuple[float, int, int, Invocation]] = []
         self._timers_set = 0
         self._accepted = 0
+        self._ids = 0
         self._effects: list[Effect] = []
 
     def admit(self, account: AccountState, now: float) -> None:
@@ -171,7 +172,9 @@ class Cloud:
 
     def new_request_id(self) -> str:
         """Return an id that no other request has."""
-        bits = f"{self.rng.getrandbits(128):032x}"
+        # The count keeps them apart even if the given randomness repeats itself.
+        self._ids += 1
+        bits = f"{self.rng.getrandbits(80):020x}{self._ids:012x}"
         return f"{bits[:8]}-{bits[8:12]}-4{bits[13:16]}-a{bits[17:20]}-{bits[20:]}"
 
     def _enqueue(
@@ -283,7 +286,9 @@ class Cloud:
         elif settings.jitter == "uniform":
             duration_s *= self.rng.uniform(1 - settings.jitter_spread, 1 + settings.jitter_spread)
         elif settings.jitter == "lognormal":
-            duration_s *= math.exp(self.rng.gauss(0.0, settings.jitter_spread))
+            # Bounded, since the exponential of an odd draw is too large for a float.
+            exponent = self.rng.gauss(0.0, settings.jitter_spread)
+            duration_s *= math.exp(min(50.0, max(-50.0, exponent)))
         failure = None
         if directive.fail or invocation.attempts <= directive.fail_attempts:
             kind = "Unhandled" if directive.unhandled else "Handled"

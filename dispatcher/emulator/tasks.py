@@ -90,6 +90,17 @@ class TaskIndex:
             return found, None
         return found[: wanted.limit], found[wanted.limit - 1].seq
 
+    def check(self) -> None:
+        """Assert that every task is listed exactly where it stands."""
+        for (function, status), order in self._order.items():
+            expected = [
+                task.seq
+                for task in self._by_id.values()
+                if task.function.name == function and status in {None, task.status}
+            ]
+            assert order == sorted(expected), (function, status)
+        assert len(self._by_seq) == len(self._by_id), self._by_seq.keys()
+
     def _after(self, function: str, wanted: Filter) -> Iterator[Invocation]:
         order = self._order.get((function, wanted.status), [])
         if wanted.descending:
