@@ -25,12 +25,14 @@ from dispatcher.config.settings import (
     Settings,
     StaticCredentials,
 )
+from dispatcher.errors import ConfigError
 
 __all__ = [
     "FUNCTION",
     "NAME",
     "AccountSettings",
     "ClientSettings",
+    "ConfigError",
     "Credentials",
     "DefaultCredentials",
     "EnvCredentials",
