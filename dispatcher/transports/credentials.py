@@ -95,7 +95,7 @@ class StaticSource:
         return Keys(
             settings.access_key_id,
             secret(settings.access_key_secret_file),
-            None if token is None else secret(token) or None,
+            None if token is None else secret(token),
         )
 
 
@@ -217,7 +217,8 @@ class Keyring:
                 keys = await self._source.load(self._in_thread, renew=renew)
         except Exception as error:  # noqa: BLE001 -- the chains raise what they like
             self._failures += 1
-            self._problem = harmless(f"{type(error).__name__}: {error}")
+            kind = "" if isinstance(error, DispatcherError) else f"{type(error).__name__}: "
+            self._problem = harmless(f"{kind}{error}")
             logger.warning(
                 "account %s: cannot get credentials (failure %d): %s",
                 self._name,

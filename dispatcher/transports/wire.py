@@ -130,12 +130,16 @@ class Wire:
         """Send once. Of a good reply up to *body_max* bytes are read, of another fewer."""
         if self._session.closed:
             return NotSent(Failure("closed", "the transport is closed"))
+        data: bytes | AsyncIterator[memoryview] | None = body or None
+        if len(body) > MIB:
+            data = _sliced(body)
+            headers = {**headers, "Content-Length": str(len(body))}
         try:
             async with self._session.request(
                 method,
                 url,
                 headers=headers,
-                data=_sliced(body) if len(body) > MIB else body or None,
+                data=data,
                 timeout=timeout,
                 allow_redirects=False,
                 proxy=self._proxy,
@@ -146,7 +150,7 @@ class Wire:
             return _failed(error)
 
     def resize(self, connections_max: int) -> None:
-        """Allow another number of connections from the next request on."""
+        """Allow another number of connections; those that are open and idle may still be used."""
         self._pool.resize(connections_max)
 
     async def aclose(self) -> None:
