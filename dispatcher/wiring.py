@@ -2,16 +2,18 @@
 
 from collections.abc import AsyncIterator
 from contextlib import AsyncExitStack, asynccontextmanager
+from functools import partial
 
 import anyio
 
-from dispatcher.config import Settings
+from dispatcher.config import AccountSettings, Settings
+from dispatcher.core.model import Source
 from dispatcher.core.statistics import COMMIT_BOUNDS_S, Histogram
 from dispatcher.engine import Engine
 from dispatcher.journals import open_journal
-from dispatcher.ports import Transport
-from dispatcher.trackers import make_trackers
-from dispatcher.transports import open_transport
+from dispatcher.ports import Tracker, Transport
+from dispatcher.trackers.fc_tasks import FcTasks
+from dispatcher.transports import FcTransport, LambdaTransport, open_transport
 
 
 @asynccontextmanager
@@ -27,21 +29,33 @@ async def open_engine(settings: Settings) -> AsyncIterator[Engine]:
             settings.journal, bytes_max=settings.queue.bytes_max, on_commit=commit_s.observe
         )
         stack.push_async_callback(journal.aclose)
-        transports: dict[str, Transport] = {}
+        transports: dict[str, FcTransport | LambdaTransport] = {}
         for name, account in settings.accounts.items():
-            transport = await open_transport(account, name=name)
-            stack.push_async_callback(transport.aclose)
-            transports[name] = transport
-        yield Engine(
+            transports[name] = await open_transport(account, name=name)
+            stack.push_async_callback(transports[name].aclose)
+        trackers: dict[str, dict[Source, Tracker]] = {}
+        engine = Engine(
             settings,
             journal=journal,
             transports=transports,
-            trackers={
-                name: make_trackers(name, account, transports[name])
-                for name, account in settings.accounts.items()
-            },
+            trackers=trackers,
             commit_s=commit_s,
         )
+        for name, account in settings.accounts.items():
+            trackers[name] = _trackers(name, account, transports[name], engine)
+        yield engine
+
+
+def _trackers(
+    name: str, account: AccountSettings, transport: FcTransport | LambdaTransport, engine: Engine
+) -> dict[Source, Tracker]:
+    """Return what finds out the ends of the functions of one account."""
+    if isinstance(transport, FcTransport):
+        tasks = FcTasks(
+            transport.manage, account=name, on_tracking=partial(engine.tracking_changed, name)
+        )
+        return {Source.TASK: tasks}
+    return {}
 
 
 @asynccontextmanager
@@ -64,6 +78,7 @@ async def run_engine(engine: Engine) -> AsyncIterator[None]:
 
 
 def _first(group: BaseExceptionGroup[BaseException]) -> BaseException:
+    """Return the first error of a tree of them: the others are its consequences."""
     error: BaseException = group
     while isinstance(error, BaseExceptionGroup):
         error = error.exceptions[0]

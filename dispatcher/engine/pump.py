@@ -435,6 +435,18 @@ class Pump:
                 if not waiters:
                     del self._enders[invocation_id]
 
+    def tracking_changed(self, account: str, function: str, why: str | None) -> None:
+        """Note that the ends of a function cannot be learned, or (None) can be again."""
+        if why is None:
+            logger.warning("tracking_back: %s/%s: its ends are known again", account, function)
+        else:
+            logger.error(
+                "tracking_lost: %s/%s: %s; its slots are held for hold_max_s",
+                account,
+                function,
+                why,
+            )
+
     # -- Settings
 
     def reconfigure(self, settings: Settings) -> None:

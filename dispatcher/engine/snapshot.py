@@ -89,6 +89,7 @@ class Engine(Calls):
             instances_limit={key: a.gate.limit for key, a in accounts.items()},
             instances_quota={key: a.gate.rules.quota for key, a in accounts.items()},
             queue_jobs=_queue_jobs(accounts),
+            queue_jobs_max=self.settings.queue.jobs_max,
             queue_oldest_age_s={key: a.oldest_age_s(now) for key, a in accounts.items()},
             dead_jobs={key: self.dead.get(a.name, 0) for key, a in accounts.items()},
             circuit_open={key: int(a.gate.circuit.is_open) for key, a in accounts.items()},

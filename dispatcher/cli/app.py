@@ -1,0 +1,127 @@
+"""The commands that run something: serve, check, emulate, demo."""
+
+import sys
+from pathlib import Path
+from typing import Annotated
+
+import anyio
+import typer
+
+from dispatcher import demo as demonstration
+from dispatcher import emulator
+from dispatcher.cli.asking import asking, dead
+from dispatcher.cli.codes import Code
+from dispatcher.config import address, load, warnings
+from dispatcher.service import configure_logging, run_loop, serve
+
+app = typer.Typer(
+    add_completion=False,
+    no_args_is_help=True,
+    rich_markup_mode=None,
+    pretty_exceptions_enable=False,
+    help=(
+        "Keeps serverless invocations within the concurrency quota that their cloud account "
+        "shares: products enqueue and never wait, and an invocation is sent when the account has "
+        "an instance free for it."
+    ),
+)
+asking(app)
+app.add_typer(dead, name="dead")
+
+Config = Annotated[
+    Path, typer.Option("--config", "-c", help="The configuration, a TOML file.", metavar="FILE")
+]
+
+
+@app.command("serve")
+def serve_command(
+    config: Config,
+    log: Annotated[
+        str, typer.Option(help="json, text, or auto: text on a terminal.", metavar="FORMAT")
+    ] = "auto",
+) -> None:
+    """
+    Run the sidecar.
+
+    SIGHUP reads the configuration again; SIGTERM drains (what is left stays in the journal)
+    and exits 0; a second SIGTERM exits at once.
+    """
+    if log not in ("auto", "json", "text"):
+        raise typer.BadParameter("expected auto, json or text", param_hint="--log")
+    configure_logging(as_json=log == "json" or (log == "auto" and not sys.stderr.isatty()))
+    run_loop(serve, config)
+
+
+@app.command()
+def check(config: Config) -> None:
+    """
+    Read and judge a configuration.
+
+    Exits 78 with the path of every wrong key, or says what each account's limits come to and
+    warns of what works but is probably not meant.
+    """
+    settings = load(config)
+    for path, text in warnings(settings):
+        typer.echo(f"warning: {path}: {text}", err=True)
+    for name, account in settings.accounts.items():
+        limit = account.quota - account.headroom
+        typer.echo(
+            f"{name}: {account.provider} {account.account_id} {account.region}, at most {limit} "
+            f"instances (quota {account.quota}, headroom {account.headroom})"
+        )
+        for function, rules in account.functions.items():
+            exact = "an estimate" if rules.completion in ("duration", "accepted") else "exact"
+            typer.echo(f"  {function}: end known by {rules.completion} ({exact})")
+    typer.echo(f"{config}: good")
+
+
+@app.command()
+def emulate(
+    listen: Annotated[str, typer.Option(help="Where to listen.", metavar="HOST:PORT")] = (
+        "127.0.0.1:8710"
+    ),
+    config: Annotated[
+        Path | None,
+        typer.Option("--config", "-c", help="Accounts and functions, TOML.", metavar="FILE"),
+    ] = None,
+) -> None:
+    """
+    Run a local cloud: AWS Lambda, SQS, and Function Compute 3.0 and 2.0.
+
+    Without a configuration it has one account of each provider, in which every function
+    exists. What happened is at /_emulator/statistics.
+    """
+    try:
+        where = address(listen)
+    except ValueError as error:
+        raise typer.BadParameter(str(error), param_hint="--listen") from error
+    if isinstance(where, Path):
+        raise typer.BadParameter("the emulator listens on HOST:PORT", param_hint="--listen")
+    try:
+        settings = emulator.Settings() if config is None else emulator.load(config)
+    except emulator.SettingsError as error:
+        typer.echo(f"dispatcher: {error}", err=True)
+        raise typer.Exit(Code.CONFIG) from error
+    host, port = where
+    run_loop(
+        emulator.serve,
+        settings,
+        host,
+        port,
+        lambda url: typer.echo(f"emulating at {url}  (Ctrl-C ends it)", err=True),
+    )
+
+
+@app.command()
+def demo(
+    fast: Annotated[
+        bool, typer.Option("--fast", help="A smaller burst, for tests: about ten seconds.")
+    ] = False,
+) -> None:
+    """
+    Show what the dispatcher is for: three products burst over one quota.
+
+    First without it, then with it; exits 0 if the promise held.
+    """
+    held = anyio.run(demonstration.run, fast)
+    raise typer.Exit(Code.OK if held else Code.FAILED)

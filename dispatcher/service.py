@@ -1,0 +1,165 @@
+"""
+The sidecar: opens everything, listens, obeys signals, and stops in order.
+
+The order of the stop, written down once: SIGTERM or SIGINT -> new work is refused (503) ->
+nothing more is launched -> requests in flight come back, for `server.drain_max_s` at most
+-> trackers end -> listeners close -> transports close -> the journal closes last. The
+listeners stay open that long so that functions can still tell their ends and callers get an
+answer instead of a refused connection. A second signal ends the process at once: the journal
+has what matters.
+"""
+
+import importlib.util
+import json
+import logging
+import os
+import signal
+import sys
+import time
+from collections.abc import Callable, Coroutine
+from contextlib import AsyncExitStack
+from pathlib import Path
+from typing import Any, Final
+
+import anyio
+from aiohttp import web
+from anyio.abc import TaskGroup
+
+from dispatcher.config import load, warnings
+from dispatcher.engine import Engine
+from dispatcher.errors import ConfigError
+from dispatcher.metrics import make_registry, render
+from dispatcher.web import ACCESS, Listener, make_app, make_metrics_app
+from dispatcher.wiring import open_engine, run_engine
+
+logger = logging.getLogger("dispatcher.service")
+
+#: After this long past the drain's own bound the process ends even if something hangs.
+LAST_WORD_S: Final = 10.0
+
+
+async def serve(path: Path, *, on_ready: Callable[[tuple[str, ...]], None] | None = None) -> None:
+    """
+    Run the sidecar by the configuration at *path* until a signal has ended it.
+
+    *on_ready* gets the addresses that it listens on once it is ready for work. Raises
+    `ConfigError`, `JournalLocked`, `JournalDamaged`, `JournalError`, and `OSError` for an
+    address that cannot be had.
+    """
+    settings = load(path)
+    for problem in warnings(settings):
+        logger.warning("config_warning: %s: %s", *problem)
+    async with AsyncExitStack() as stack:
+        engine = await stack.enter_async_context(open_engine(settings))
+        registry = make_registry(engine.statistics)
+
+        async def metrics(accept: str | None) -> tuple[bytes, str]:
+            return await render(registry, accept)
+
+        app = make_app(engine, settings.server, metrics=metrics)
+        listener = await stack.enter_async_context(Listener(app, settings.server.listen))
+        addresses = listener.addresses
+        if settings.metrics.listen is not None:
+            apart = make_metrics_app(settings.server, metrics)
+            extra = Listener(apart, (settings.metrics.listen,))
+            addresses += (await stack.enter_async_context(extra)).addresses
+        logger.info("listening: %s", ", ".join(addresses))
+        async with anyio.create_task_group() as tasks:
+            await tasks.start(_obey_signals, path, engine, app, tasks)
+            async with run_engine(engine):
+                logger.info("ready: recovered %s", dict(engine.recovered))
+                if on_ready is not None:
+                    on_ready(addresses)
+                await engine.stopped()
+            tasks.cancel_scope.cancel()
+    logger.info("drained")
+
+
+async def _obey_signals(
+    path: Path,
+    engine: Engine,
+    app: web.Application,
+    tasks: TaskGroup,
+    *,
+    task_status: anyio.abc.TaskStatus[None] = anyio.TASK_STATUS_IGNORED,
+) -> None:
+    wanted = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP)
+    with anyio.open_signal_receiver(*wanted) as signals:
+        task_status.started()
+        async for number in signals:
+            if number is signal.SIGHUP:
+                await reload(path, engine, app)
+            elif engine.draining:
+                logger.warning("stopping at once: a second %s", number.name)
+                _die_of(number)
+            else:
+                logger.info("draining: %s", number.name)
+                engine.stop()
+                tasks.start_soon(_give_up_after, engine.settings.server.drain_max_s + LAST_WORD_S)
+
+
+async def reload(path: Path, engine: Engine, app: web.Application) -> bool:
+    """Take the configuration at *path* anew; what is wrong with it changes nothing."""
+    try:
+        settings = await anyio.to_thread.run_sync(load, path)
+        engine.reconfigure(settings)
+        await app[ACCESS].reload(settings.server)
+    except ConfigError as error:
+        logger.error("config_refused: %s", error)  # noqa: TRY400 -- the trace says nothing more
+        engine.reloads["refused",] += 1
+        return False
+    for problem in warnings(settings):
+        logger.warning("config_warning: %s: %s", *problem)
+    logger.info("config_reloaded")
+    engine.reloads["ok",] += 1
+    return True
+
+
+async def _give_up_after(seconds: float) -> None:
+    await anyio.sleep(seconds)
+    logger.error("stopping at once: the drain hangs")
+    _die_of(signal.SIGTERM)
+
+
+def _die_of(number: signal.Signals) -> None:
+    """End the process by the signal itself, so that its parent sees what ended it."""
+    logging.shutdown()
+    signal.signal(number, signal.SIG_DFL)
+    os.kill(os.getpid(), number)
+
+
+# -- Logs
+
+
+class _JsonLines(logging.Formatter):
+    """One JSON object a line: nothing that anybody sends can begin a line of its own."""
+
+    def format(self, record: logging.LogRecord) -> str:
+        event, colon, text = record.getMessage().partition(": ")
+        line = {
+            "ts": f"{time.strftime('%Y-%m-%dT%H:%M:%S', time.gmtime(record.created))}"
+            f".{int(record.msecs):03d}Z",
+            "level": record.levelname.lower(),
+            "logger": record.name,
+            "event": event if colon else "message",
+            "message": text if colon else event,
+        }
+        if record.exc_info:
+            line["exception"] = self.formatException(record.exc_info)
+        return json.dumps(line, ensure_ascii=True)
+
+
+def configure_logging(*, as_json: bool) -> None:
+    """Log to the standard error: JSON lines for machines, plain ones for a terminal."""
+    handler = logging.StreamHandler(sys.stderr)
+    plain = logging.Formatter("%(asctime)s %(levelname)s %(name)s: %(message)s")
+    handler.setFormatter(_JsonLines() if as_json else plain)
+    logging.basicConfig(level=logging.INFO, handlers=[handler], force=True)
+    # It warns of every malformed request with a trace: that would be a way to flood the log.
+    logging.getLogger("aiohttp.server").setLevel(logging.CRITICAL)
+
+
+def run_loop(function: Callable[..., Coroutine[Any, Any, object]], *args: Any) -> None:
+    """Run *function* on a new event loop: uvloop's where that is installed."""
+    uvloop = importlib.util.find_spec("uvloop") is not None
+    anyio.run(function, *args, backend_options={"use_uvloop": uvloop})

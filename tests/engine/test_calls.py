@@ -1,0 +1,274 @@
+import time
+
+import anyio
+import pytest
+
+from dispatcher.core.model import Completion, Failure, NotSent, Query, Refused, State, Verdict
+from dispatcher.errors import (
+    DiskFull,
+    Draining,
+    Invalid,
+    KeyReused,
+    NotFound,
+    NotPossible,
+    PayloadTooLarge,
+    QueueFull,
+)
+from dispatcher.journals.memory import MemoryJournal
+from tests.engine.rig import ScriptedTransport, hang, rig, settings
+
+REFUSED = Refused(Failure("refused", "no such function", "FunctionNotFound", 404))
+
+
+async def test_the_queue_is_full_exactly_at_its_bound_and_the_caller_never_waits():
+    jobs_max = 10_000
+    transport = ScriptedTransport()
+    transport.script = [hang] * 100
+    async with rig(settings(more=f"[queue]\njobs_max = {jobs_max}"), transport=transport) as r:
+        took_s = []
+        for number in range(jobs_max + 1):
+            begun = time.perf_counter()
+            if number < jobs_max:
+                r.enqueue()
+            else:
+                with pytest.raises(QueueFull, match="10000"):
+                    r.enqueue()
+            took_s.append(time.perf_counter() - begun)
+            if number % 1000 == 0:
+                await anyio.sleep(0.01)
+        median_us = sorted(took_s)[jobs_max // 2] * 1e6
+        print(f"enqueue while the cloud hangs: median {median_us:.1f} us of {jobs_max} calls")
+        assert median_us < 50
+        assert r.engine.statistics().rejected == {("main", "queue_full"): 1}
+        r.engine.settings = settings(more="[server]\ndrain_max_s = 0")
+
+
+async def test_what_has_ended_makes_room():
+    async with rig(settings(more="[queue]\njobs_max = 1")) as r:
+        r.transport.script = [REFUSED]
+        first = r.enqueue()
+        with pytest.raises(QueueFull):
+            r.enqueue()
+        await first.ended()
+        await r.enqueue().accepted()
+
+
+async def test_payloads_in_memory_are_bounded_where_no_disk_holds_them():
+    async with rig(settings(more="[queue]\nbytes_max = 1000")) as r:
+        r.engine.pause("main")
+        r.enqueue(payload=b"x" * 600)
+        with pytest.raises(QueueFull, match="bytes_max"):
+            r.enqueue(payload=b"x" * 600)
+        await anyio.sleep(0)
+        r.enqueue(payload=b"x" * 400)
+
+
+@pytest.mark.parametrize(
+    ("fields", "pointer"),
+    [
+        ({"function": ""}, "/function"),
+        ({"function": "a b"}, "/function"),
+        ({"tenant": "no spaces"}, "/tenant"),
+        ({"qualifier": "a/b"}, "/qualifier"),
+        ({"delay_s": -1}, "/delay_s"),
+        ({"delay_s": float("nan")}, "/delay_s"),
+        ({"priority": float("inf")}, "/priority"),
+        ({"expires_s": 5, "delay_s": 10}, "/expires_s"),
+        ({"idempotency_key": "a\nb"}, "/idempotency_key"),
+        ({"callback_url": "http://169.254.169.254/"}, "/callback_url"),
+        ({"options": {"x": "a\r\nb"}}, "/options"),
+    ],
+)
+async def test_what_is_wrong_is_named_by_its_pointer(fields, pointer):
+    async with rig() as r:
+        with pytest.raises(Invalid) as caught:
+            r.enqueue(**fields)
+        assert caught.value.pointer == pointer
+
+
+async def test_a_payload_above_the_providers_limit_is_refused_at_accept():
+    async with rig() as r:
+        with pytest.raises(PayloadTooLarge, match=r"at most 131072 bytes .* asynchronous call"):
+            r.enqueue(payload=b"x" * (128 * 1024 + 1))
+        await r.enqueue(payload=b"x" * (128 * 1024 + 1), type="sync").accepted()
+
+
+async def test_functions_without_a_section_may_be_forbidden():
+    async with rig(
+        settings(account="unlisted = false", more="[accounts.main.functions.known]")
+    ) as r:
+        await r.enqueue("known").accepted()
+        with pytest.raises(Invalid, match="'other' is not one of them"):
+            r.enqueue("other")
+        with pytest.raises(Invalid, match="is not a function's name"):
+            r.enqueue("*")
+
+
+async def test_a_key_names_one_job():
+    async with rig() as r:
+        first = r.enqueue(payload=b"1", idempotency_key="k")
+        again = r.enqueue(payload=b"1", idempotency_key="k")
+        assert not (await first.accepted()).duplicate
+        accepted = await again.accepted()
+        assert (accepted.id, accepted.duplicate, again.id) == (first.id, True, first.id)
+        with pytest.raises(KeyReused):
+            await r.enqueue(payload=b"2", idempotency_key="k").accepted()
+        end = await again.ended()
+        assert end.id == first.id
+        third = await r.enqueue(payload=b"1", idempotency_key="k").accepted()
+        assert (third.id, third.state, third.duplicate) == (first.id, State.SUCCEEDED, True)
+        assert (await third_ended(r, third.id)).state is State.SUCCEEDED
+        assert len(r.transport.calls) == 1
+
+
+async def third_ended(r, invocation_id):
+    return await r.enqueue(payload=b"1", idempotency_key="k").ended()
+
+
+async def test_cancelling():
+    async with rig() as r:
+        r.engine.pause("main")
+        ticket = r.enqueue()
+        await ticket.accepted()
+        assert await r.engine.cancel(ticket.id) is State.CANCELLED
+        assert (await ticket.ended()).state is State.CANCELLED
+        with pytest.raises(NotPossible, match="ended: cancelled"):
+            await r.engine.cancel(ticket.id)
+        with pytest.raises(NotFound):
+            await r.engine.cancel("i0")
+        r.engine.resume("main")
+        running = r.enqueue()
+        await anyio.sleep(1)
+        with pytest.raises(NotPossible, match="it is running"):
+            await r.engine.cancel(running.id)
+        assert len(r.transport.calls) == 1
+
+
+TASK = '[accounts.main.functions.task]\ncompletion = "task"\n'
+
+
+async def test_a_running_task_is_stopped_in_the_cloud():
+    async with rig(settings(more=TASK)) as r:
+        ticket = r.enqueue("task")
+        await anyio.sleep(1)
+        assert await r.engine.cancel(ticket.id) is State.RUNNING
+        await anyio.sleep(1)
+        assert r.transport.stopped == [ticket.id]
+        await r.engine.complete(Completion(id=ticket.id, verdict=Verdict.STOPPED))
+        assert (await ticket.ended()).state is State.CANCELLED
+
+
+async def test_what_is_being_sent_is_stopped_once_the_cloud_has_it():
+    async with rig(settings(more=TASK), transport=ScriptedTransport(latency_s=5)) as r:
+        ticket = r.enqueue("task")
+        await anyio.sleep(1)
+        assert await r.engine.cancel(ticket.id) is State.RUNNING
+        assert r.transport.stopped == []
+        await anyio.sleep(5)
+        assert r.transport.stopped == [ticket.id]
+
+
+async def test_redriving_the_dead():
+    async with rig() as r:
+        r.transport.script = [REFUSED] * 3
+        tickets = [r.enqueue(payload=b"%d" % n) for n in range(3)]
+        for ticket in tickets:
+            assert (await ticket.ended()).state is State.DEAD
+        assert r.engine.statistics().dead_jobs == {("main",): 3}
+        await r.engine.redrive(tickets[0].id)
+        with pytest.raises(NotPossible):
+            await r.engine.redrive(tickets[0].id)
+        assert await r.engine.redrive_dead(Query(account="main")) == 2
+        assert await r.engine.redrive_dead(Query(account="main")) == 0
+        await anyio.sleep(11)
+        for number, ticket in enumerate(tickets):
+            view = await r.engine.get(ticket.id)
+            assert (view.record.state, view.record.attempt) == (State.SUCCEEDED, 2)
+            assert (f"{ticket.id}_2", b"%d" % number) in [
+                (call.task_id, call.payload) for _, call in r.transport.calls
+            ]
+        assert r.engine.statistics().dead_jobs == {("main",): 0}
+
+
+async def test_dismissing_what_is_uncertain():
+    async with rig(settings(more='[journal]\nurl = "memory:"\ndelivery = "at_most_once"')) as r:
+        r.transport.script = [hang]
+        ticket = r.enqueue()
+        await anyio.sleep(1)
+        journal = r.journal
+        r.engine.settings = settings(more="[server]\ndrain_max_s = 0")
+    async with rig(
+        settings(more='[journal]\nurl = "memory:"\ndelivery = "at_most_once"'), journal=journal
+    ) as r:
+        await anyio.sleep(1)
+        views, _ = await r.engine.find(Query(state=State.UNCERTAIN))
+        assert [view.record.id for view in views] == [ticket.id]
+        assert await r.engine.cancel(ticket.id) is State.CANCELLED
+        with pytest.raises(NotPossible):
+            await r.engine.redrive(ticket.id)
+        assert r.transport.calls == []
+
+
+async def test_pausing_an_account_or_a_function():
+    async with rig() as r:
+        r.engine.pause("main", "f")
+        stopped, goes_on = r.enqueue("f"), r.enqueue("g")
+        await anyio.sleep(1)
+        assert (stopped.state, goes_on.state) == (State.WAITING, State.RUNNING)
+        view = await r.engine.get(stopped.id)
+        assert view.waiting_for is not None
+        assert (view.waiting_for.gate, view.waiting_for.name) == ("paused", "f")
+        r.engine.resume("main", "f")
+        await anyio.sleep(1)
+        assert stopped.state is State.RUNNING
+        with pytest.raises(NotFound):
+            r.engine.pause("nobody")
+
+
+async def test_a_backoff_is_named_as_such():
+    async with rig() as r:
+        r.transport.script = [NotSent(Failure("connect", "refused"))]
+        ticket = r.enqueue()
+        await anyio.sleep(0.1)
+        view = await r.engine.get(ticket.id)
+        assert view.waiting_for is not None
+        assert (view.waiting_for.gate, view.waiting_for.until_s) == ("retry", pytest.approx(0.4))
+
+
+async def test_nothing_is_taken_while_draining_or_on_a_full_disk():
+    class Full(MemoryJournal):
+        def accepting(self):
+            return False
+
+    async with rig(journal=Full(retention_s=1)) as r:
+        with pytest.raises(DiskFull):
+            r.enqueue()
+        assert r.engine.not_ready() == "the journal's disk is full"
+        r.engine.stop()
+        with pytest.raises(Draining) as caught:
+            r.enqueue()
+        assert caught.value.retry_after_s
+        assert r.engine.not_ready() == "draining"
+
+
+async def test_an_arn_or_an_alias_in_the_name_is_taken_apart():
+    async with rig() as r:
+        ticket = r.enqueue("f:prod")
+        await ticket.accepted()
+        record = (await r.engine.get(ticket.id)).record
+        assert (record.function, record.qualifier) == ("f", "prod")
+        with pytest.raises(Invalid, match="another qualifier"):
+            r.enqueue("f:prod", qualifier="test")
+
+
+async def test_many_at_once_each_get_their_answer():
+    async with rig() as r:
+        from dispatcher.core.model import Invocation
+
+        good = Invocation(account="main", function="f")
+        taken = r.engine.enqueue_many([good, Invocation(account="nobody", function="f"), good])
+        assert isinstance(taken[1], Invalid)
+        assert taken[1].pointer == "/account"
+        for ticket in (taken[0], taken[2]):
+            await ticket.accepted()
+        assert r.engine.statistics().rejected == {("other", "invalid"): 1}
