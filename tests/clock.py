@@ -54,6 +54,14 @@ class VirtualClockLoop(asyncio.SelectorEventLoop):
         future.add_done_callback(self._left_thread)
         return future
 
+    async def shutdown_default_executor(self, timeout: float | None = None) -> None:
+        """Wait for the threads of the executor; the clock stands still until they have ended."""
+        self._in_threads += 1
+        try:
+            await super().shutdown_default_executor()  # a time-out would be a timer to jump to
+        finally:
+            self._in_threads -= 1
+
     # -- What the selector asks for -----------------------------------------------------------
 
     def wake_watchers(self) -> bool:

@@ -26,6 +26,9 @@ def tokens(path: str) -> tuple[str, ...]:
 
 def problems(path: str, key: str) -> Iterator[Problem]:
     """Yield what is wrong with the file at *path*, which *key* names as a secret."""
+    if not path.isprintable():
+        yield Problem(key, "expected the path of a file")
+        return
     try:
         status = Path(path).stat()
         mode = status.st_mode
