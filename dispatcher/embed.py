@@ -7,13 +7,15 @@ of its own, for code without a loop.
 
 import concurrent.futures
 import importlib.util
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from contextlib import AsyncExitStack, ExitStack
+from functools import partial
 from pathlib import Path
 from types import TracebackType
 from typing import Self, TypeVar
 
 import anyio.from_thread
+import anyio.to_thread
 from anyio.from_thread import BlockingPortal
 
 from dispatcher.config import Settings, check, load
@@ -35,26 +37,30 @@ class Dispatcher:
     """
 
     def __init__(self, settings: Settings) -> None:
-        """Judge *settings*. Raises `ConfigError`."""
-        self.settings = check(settings)
+        """Take *settings*, which are judged when the context is entered."""
+        self._load: Callable[[], Settings] = partial(check, settings)
         self._stack = AsyncExitStack()
         self._engine: Engine | None = None
 
     @classmethod
     def from_file(cls, path: str | Path) -> Self:
-        """Read the configuration at *path*. Raises `ConfigError`."""
-        return cls(load(Path(path)))
+        """Take the configuration at *path*, which is read when the context is entered."""
+        self = cls(Settings())
+        self._load = partial(load, Path(path))
+        return self
 
     @staticmethod
     def in_thread(source: str | Path | Settings) -> "ThreadedDispatcher":
         """Return a dispatcher for code without an event loop; *source*: a file, or settings."""
-        settings = source if isinstance(source, Settings) else load(Path(source))
-        return ThreadedDispatcher(settings)
+        if isinstance(source, Settings):
+            return ThreadedDispatcher(Dispatcher(source))
+        return ThreadedDispatcher(Dispatcher.from_file(source))
 
     async def __aenter__(self) -> Self:
         """Open everything and recover. Raises `ConfigError` and `JournalError`."""
+        settings = await anyio.to_thread.run_sync(self._load)
         async with AsyncExitStack() as stack:
-            engine = await stack.enter_async_context(open_engine(self.settings))
+            engine = await stack.enter_async_context(open_engine(settings))
             await stack.enter_async_context(run_engine(engine))
             self._stack = stack.pop_all()
         self._engine = engine
@@ -122,10 +128,9 @@ class Dispatcher:
         """Undo `pause`."""
         self.engine.resume(account, function)
 
-    def reconfigure(self, settings: Settings) -> None:
+    async def reconfigure(self, settings: Settings) -> None:
         """Take new limits, functions, tenants and retry rules. Raises `ConfigError`."""
-        self.engine.reconfigure(check(settings))
-        self.settings = self.engine.settings
+        self.engine.reconfigure(await anyio.to_thread.run_sync(check, settings))
 
     def statistics(self) -> Statistics:
         """Return every number of the metrics."""
@@ -165,9 +170,9 @@ class ThreadedTicket:
 class ThreadedDispatcher:
     """The dispatcher as a context manager for threads; its loop runs in a thread of its own."""
 
-    def __init__(self, settings: Settings) -> None:
-        """Judge *settings*. Raises `ConfigError`."""
-        self._dispatcher = Dispatcher(settings)
+    def __init__(self, dispatcher: Dispatcher) -> None:
+        """Run *dispatcher* on a loop of its own."""
+        self._dispatcher = dispatcher
         self._stack = ExitStack()
         self._portal: BlockingPortal | None = None
 

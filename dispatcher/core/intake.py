@@ -93,10 +93,10 @@ def examine(
     call_type = _call_type(invocation, function)
     limit = payload_max_bytes(call_type)
     if len(invocation.payload) > limit:
+        kind = "a synchronous" if call_type is CallType.SYNC else "an asynchronous"
         raise PayloadTooLarge(
             f"the payload has {len(invocation.payload)} bytes; {place.provider} takes at most "
-            f"{limit} bytes for {'a' if call_type is CallType.SYNC else 'an a'}"
-            f"{'' if call_type is CallType.ASYNC else ' '}synchronous call",
+            f"{limit} bytes for {kind} call",
             pointer="/payload",
         )
     return invocation, call_type

@@ -1,0 +1,113 @@
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from dispatcher.core.intake import FunctionName, Place, examine, function_name
+from dispatcher.core.model import (
+    AccountRules,
+    CallType,
+    FunctionRules,
+    Invocation,
+    Provider,
+    Source,
+)
+from dispatcher.errors import Invalid, PayloadTooLarge
+
+LAMBDA = Place(Provider.AWS_LAMBDA, "123456789012", "us-east-1")
+FC = Place(Provider.ALIYUN_FC, "1031234567890123", "cn-shanghai")
+RULES = AccountRules(quota=10)
+
+
+@pytest.mark.parametrize(
+    ("text", "expected"),
+    [
+        ("f", FunctionName("f")),
+        ("f:prod", FunctionName("f", "prod")),
+        ("f:$LATEST", FunctionName("f", "$LATEST")),
+        ("123456789012:function:f", FunctionName("f", None, "123456789012")),
+        ("123456789012:function:f:3", FunctionName("f", "3", "123456789012")),
+        (
+            "arn:aws:lambda:us-east-1:123456789012:function:f:prod",
+            FunctionName("f", "prod", "123456789012", "us-east-1"),
+        ),
+        (
+            "arn:aws-cn:lambda:cn-north-1:123456789012:function:f",
+            FunctionName("f", None, "123456789012", "cn-north-1"),
+        ),
+        ("", None),
+        (":prod", None),
+        ("f:", None),
+        ("a/b", None),
+        ("a b", None),
+        ("f\n", None),
+        ("arn:aws:s3:::bucket", None),
+    ],
+)
+def test_the_forms_of_a_name_at_lambda(text, expected):
+    assert function_name(text, Provider.AWS_LAMBDA) == expected
+
+
+def test_a_service_and_its_function_are_one_name_at_function_compute():
+    assert function_name("m42-ng-fc$surf2surf", Provider.ALIYUN_FC) == FunctionName(
+        "m42-ng-fc$surf2surf"
+    )
+
+
+@given(st.text(max_size=300))
+def test_any_text_is_a_name_or_is_refused(text):
+    for provider in Provider:
+        name = function_name(text, provider)
+        assert name is None or (name.name and "/" not in name.name and "\n" not in name.name)
+
+
+def look(place=LAMBDA, rules=RULES, limit=10, **fields):
+    invocation = Invocation(**{"account": "a", "function": "f", **fields})
+    return examine(invocation, rules, place, lambda _: limit)
+
+
+def test_an_arn_is_taken_apart_if_it_means_this_account():
+    invocation, call_type = look(function="arn:aws:lambda:us-east-1:123456789012:function:f:v2")
+    assert (invocation.function, invocation.qualifier, call_type) == ("f", "v2", CallType.ASYNC)
+
+
+@pytest.mark.parametrize(
+    "arn",
+    [
+        "arn:aws:lambda:eu-west-1:123456789012:function:f",
+        "arn:aws:lambda:us-east-1:999999999999:function:f",
+        "999999999999:function:f",
+    ],
+)
+def test_an_arn_of_another_account_or_region_is_refused(arn):
+    with pytest.raises(Invalid, match="another account or region") as caught:
+        look(function=arn)
+    assert caught.value.pointer == "/function"
+
+
+def test_the_payload_limit_is_that_of_the_call():
+    assert look(payload=b"x" * 10)
+    with pytest.raises(PayloadTooLarge, match="11 bytes; aws-lambda takes at most 10 bytes"):
+        look(payload=b"x" * 11)
+
+
+def test_a_function_for_synchronous_calls_only():
+    rules = AccountRules(
+        quota=1,
+        functions={"f": FunctionRules(type=CallType.SYNC, completion=Source.RESPONSE)},
+    )
+    assert look(rules=rules)[1] is CallType.SYNC
+    with pytest.raises(Invalid, match="synchronous calls only") as caught:
+        look(rules=rules, type=CallType.ASYNC)
+    assert caught.value.pointer == "/type"
+
+
+def test_the_rules_of_the_star_hold_for_what_has_no_section():
+    rules = AccountRules(quota=1, functions={"*": FunctionRules(type=CallType.SYNC)})
+    assert look(rules=rules)[1] is CallType.SYNC
+
+
+@pytest.mark.parametrize("task_id", ["1a", "", "a b", "a" * 129, "ä"])
+def test_a_task_id_that_function_compute_would_refuse(task_id):
+    with pytest.raises(Invalid) as caught:
+        look(place=FC, task_id=task_id)
+    assert caught.value.pointer == "/task_id"
