@@ -125,7 +125,7 @@ class Statistics(Struct, frozen=True, kw_only=True):
     instances_quota: dict[Labels, int]  #: account
     queue_jobs: dict[Labels, int]  #: account, tenant, state (due, delayed)
     queue_oldest_age_s: dict[Labels, float]  #: account
-    queue_jobs_max: int = 0  #: `queue.jobs_max`; 0 where nobody filled it in
+    queue_jobs_max: int
     dead_jobs: dict[Labels, int]  #: account
     circuit_open: dict[Labels, int]  #: account; 1 while sends are stopped after a 403
     paused: dict[Labels, int]  #: account

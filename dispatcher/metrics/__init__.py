@@ -7,12 +7,11 @@ the global one of prometheus_client, since several engines may live in one proce
 """
 
 from dispatcher.metrics.collector import EngineCollector, make_registry, register
-from dispatcher.metrics.families import FAMILIES, RELOAD_RESULTS, Family, Kind
+from dispatcher.metrics.families import FAMILIES, Family, Kind
 from dispatcher.metrics.page import render
 
 __all__ = [
     "FAMILIES",
-    "RELOAD_RESULTS",
     "EngineCollector",
     "Family",
     "Kind",

@@ -9,12 +9,9 @@ from msgspec import Struct
 
 import dispatcher
 from dispatcher.core.views import HistogramView, Labels, Statistics
-from dispatcher.errors import DiskFull, Draining, QueueFull
+from dispatcher.errors import DiskFull, QueueFull
 
 Values = Mapping[Labels, float | HistogramView]
-
-RELOAD_RESULTS = ("ok", "failed")
-"""The values of `result` at `dispatcher_config_reloads_total`."""
 
 
 class Kind(StrEnum):
@@ -40,15 +37,11 @@ def _build_info(_: Statistics) -> Values:
     return {(dispatcher.__version__, platform.python_version(), sqlite3.sqlite_version): 1}
 
 
-def _queue_jobs_max(statistics: Statistics) -> Values:
-    return {(): statistics.queue_jobs_max} if statistics.queue_jobs_max else {}
-
-
 # -- Zeros: a counter that first shows above zero hides its first event from `increase` ----------
 
 
 def _rejected(statistics: Statistics) -> Values:
-    reasons = (QueueFull.reason, DiskFull.reason, Draining.reason)
+    reasons = (QueueFull.reason, DiskFull.reason)
     zeros = {(*account, reason): 0 for account in statistics.instances_quota for reason in reasons}
     return zeros | statistics.rejected
 
@@ -57,14 +50,6 @@ def _forced_releases(statistics: Statistics) -> Values:
     # A slot is forced free long after its send, so the zero has been scraped by then.
     zeros = {(account, function): 0 for account, function, _ in statistics.send_attempts}
     return zeros | statistics.forced_releases
-
-
-def _late_completions(statistics: Statistics) -> Values:
-    return dict.fromkeys(statistics.instances_quota, 0) | statistics.late_completions
-
-
-def _config_reloads(statistics: Statistics) -> Values:
-    return {(result,): 0 for result in RELOAD_RESULTS} | statistics.config_reloads
 
 
 # -- The list ------------------------------------------------------------------------------------
@@ -120,7 +105,7 @@ FAMILIES: tuple[Family, ...] = (
         Kind.COUNTER,
         _ACCOUNT,
         "Completions that came after their slot had been taken back.",
-        _late_completions,
+        lambda statistics: statistics.late_completions,
     ),
     Family(
         "dispatcher_blocked_seconds_total",
@@ -176,7 +161,7 @@ FAMILIES: tuple[Family, ...] = (
         Kind.GAUGE,
         (),
         "Invocations that may be accepted and not ended; more are refused.",
-        _queue_jobs_max,
+        lambda statistics: {(): statistics.queue_jobs_max},
     ),
     Family(
         "dispatcher_queue_oldest_age_seconds",
@@ -273,8 +258,8 @@ FAMILIES: tuple[Family, ...] = (
         "dispatcher_config_reloads_total",
         Kind.COUNTER,
         ("result",),
-        "Re-readings of the configuration: ok, or failed, which left the old one in force.",
-        _config_reloads,
+        "Re-readings of the configuration: ok, or refused, which left the old one in force.",
+        lambda statistics: statistics.config_reloads,
     ),
     Family(
         "dispatcher_build_info",

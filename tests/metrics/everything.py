@@ -63,7 +63,7 @@ def statistics(functions: tuple[str, ...] = FUNCTIONS, **changes: Any) -> Statis
         loop_lag_s=histogram(COMMIT_BOUNDS_S),
         journal_bytes=next(number),
         journal_errors=next(number),
-        config_reloads=numbers(("ok", "failed")),
+        config_reloads=numbers(("ok", "refused")),
     )
     return msgspec.structs.replace(whole, **changes)
 
@@ -98,8 +98,9 @@ def many_series(at_least: int) -> Statistics:
 
 
 def sorted_reasons() -> tuple[str, ...]:
-    """Return all words that a rejection may be counted under."""
-    return tuple(sorted(kind.reason for kind in _rejections(Rejected)))
+    """Return the words that a rejection may be counted under."""
+    kinds = [kind for kind in _rejections(Rejected) if kind.__module__ == Rejected.__module__]
+    return tuple(sorted({"journal", *(kind.reason for kind in kinds)}))
 
 
 def _rejections(kind: type[Rejected]) -> list[type[Rejected]]:

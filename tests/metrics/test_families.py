@@ -1,13 +1,13 @@
 import re
-from pathlib import Path
 
+import anyio
 import msgspec
 import pytest
 
 from dispatcher.core.views import HistogramView, Statistics
-from dispatcher.errors import DiskFull, Draining, QueueFull
-from dispatcher.metrics import FAMILIES, RELOAD_RESULTS, Kind
-from docs import generate_metrics
+from dispatcher.errors import DiskFull, QueueFull
+from dispatcher.metrics import FAMILIES, EngineCollector, Kind
+from tests.engine.rig import rig
 from tests.metrics import everything
 
 # The promise, to the letter: name, type, labels.
@@ -85,14 +85,31 @@ def test_every_metric_has_as_many_label_values_as_labels(family):
     assert {len(labels) for labels in values} == {len(family.labels)}
 
 
-def test_counters_that_are_alerted_on_begin_at_zero():
-    shown = {family.name: family.read(everything.nothing_yet()) for family in FAMILIES}
-    for account in everything.ACCOUNTS:
-        for kind in (QueueFull, DiskFull, Draining):
-            assert shown["dispatcher_rejected_total"][account, kind.reason] == 0
-        assert shown["dispatcher_late_completions_total"][account,] == 0
-    for result in RELOAD_RESULTS:
-        assert shown["dispatcher_config_reloads_total"][result,] == 0
+async def test_a_fresh_engine_shows_zeros_where_a_first_event_is_alerted_on():
+    async with rig() as running:
+        shown = {family.name: family.read(running.engine.statistics()) for family in FAMILIES}
+    for kind in (QueueFull, DiskFull):
+        assert shown["dispatcher_rejected_total"]["main", kind.reason] == 0
+    assert shown["dispatcher_late_completions_total"]["main",] == 0
+    assert shown["dispatcher_dead_jobs"]["main",] == 0
+    assert shown["dispatcher_journal_errors_total"][()] == 0
+    assert shown["dispatcher_config_reloads_total"].keys() == {("ok",), ("refused",)}
+    runs = shown["dispatcher_run_seconds"]["main",]
+    assert isinstance(runs, HistogramView)
+    assert sum(runs.counts) == 0
+
+
+async def test_an_engine_at_work_fits_the_list():
+    async with rig() as running:
+        await running.enqueue(tenant="research").accepted()
+        await anyio.sleep(1)
+        statistics = running.engine.statistics()
+        metrics = {metric.name: metric for metric in EngineCollector(lambda: statistics).collect()}
+    (in_flight,) = metrics["dispatcher_in_flight"].samples
+    assert in_flight.value == 1
+    assert in_flight.labels == {"account": "main", "function": "f", "tenant": "other"}
+    (jobs_max,) = metrics["dispatcher_queue_jobs_max"].samples
+    assert jobs_max.value == running.engine.settings.queue.jobs_max
 
 
 def test_forced_releases_begin_at_zero_with_the_first_send():
@@ -103,22 +120,3 @@ def test_forced_releases_begin_at_zero_with_the_first_send():
     assert family.read(sent) == {("cn-prod", "resize"): 0}
     forced = msgspec.structs.replace(sent, forced_releases={("cn-prod", "resize"): 4})
     assert family.read(forced) == {("cn-prod", "resize"): 4}
-
-
-def test_an_unknown_size_of_the_queue_is_not_shown_as_zero():
-    family = next(each for each in FAMILIES if each.name == "dispatcher_queue_jobs_max")
-    assert family.read(everything.statistics(queue_jobs_max=0)) == {}
-
-
-def test_the_documented_list_is_up_to_date():
-    written = generate_metrics.PAGE.read_text(encoding="utf-8")
-    assert written == generate_metrics.page(), "run: python docs/generate_metrics.py"
-    assert {f"`{reason}`" for reason in everything.sorted_reasons()} <= set(
-        re.findall(r"`\w+`", written)
-    )
-
-
-def test_the_documentation_names_its_source():
-    root = Path(__file__).parents[2]
-    for path in re.findall(r"\b(?:docs|dispatcher|deploy)/[\w/.]+\w", generate_metrics.page()):
-        assert (root / path).exists(), path
