@@ -12,8 +12,9 @@ from typing import Final
 import msgspec
 
 from dispatcher.core.model import Verdict, Watched
+from dispatcher.trackers.cloud_clock import CloudClock
 from dispatcher.trackers.duration import RUNS_MIN, Durations, EarlyEnds
-from dispatcher.trackers.fc_replies import CloudClock, Task
+from dispatcher.trackers.fc_replies import Task
 
 PAGE: Final = 100
 """Tasks in one listing at most, by FC's API."""

@@ -14,8 +14,9 @@ import msgspec
 
 from dispatcher.core.model import Completion, Watched
 from dispatcher.trackers.agenda import Agenda
+from dispatcher.trackers.cloud_clock import CloudClock
 from dispatcher.trackers.fc_groups import Group, ListTasks, Run
-from dispatcher.trackers.fc_replies import CloudClock, Task, completion
+from dispatcher.trackers.fc_replies import Task, completion
 from dispatcher.trackers.pace import Pace
 
 REQUESTS_MAX_PER_S: Final = 40.0
