@@ -13,6 +13,7 @@ from dispatcher.engine import Engine
 from dispatcher.journals import open_journal
 from dispatcher.ports import Tracker, Transport
 from dispatcher.trackers.fc_tasks import FcTasks
+from dispatcher.trackers.sqs_destinations import SqsDestinations
 from dispatcher.transports import FcTransport, LambdaTransport, open_transport
 
 
@@ -55,6 +56,8 @@ def _trackers(
             transport.manage, account=name, on_tracking=partial(engine.tracking_changed, name)
         )
         return {Source.TASK: tasks}
+    if account.completion_queue is not None:
+        return {Source.DESTINATION: SqsDestinations(account, name=name)}
     return {}
 
 
