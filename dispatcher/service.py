@@ -22,6 +22,7 @@ from pathlib import Path
 from typing import Any, Final
 
 import anyio
+import anyio.to_thread
 from aiohttp import web
 from anyio.abc import TaskGroup
 
@@ -46,7 +47,7 @@ async def serve(path: Path, *, on_ready: Callable[[tuple[str, ...]], None] | Non
     `ConfigError`, `JournalLocked`, `JournalDamaged`, `JournalError`, and `OSError` for an
     address that cannot be had.
     """
-    settings = load(path)
+    settings = await anyio.to_thread.run_sync(load, path)
     for problem in warnings(settings):
         logger.warning("config_warning: %s: %s", *problem)
     async with AsyncExitStack() as stack:
