@@ -289,7 +289,8 @@ def _check_account(account: Account, path: str) -> None:
         raise SettingsError(f"{path}.queues: only Lambda accounts have queues")
     for name, function in account.functions.items():
         _check_function(function, f"{path}.functions.{_key(name)}", account.rules)
-    reserved = sum(function.reserved or 0 for function in account.functions.values())
+    listed = (account.functions[name] for name in account.functions if name != DEFAULT_FUNCTION)
+    reserved = sum(function.reserved or 0 for function in listed)
     if reserved > account.quota:
         raise SettingsError(
             f"{path}.functions: {reserved} instances reserved of a quota of {account.quota}"

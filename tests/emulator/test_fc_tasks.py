@@ -87,8 +87,15 @@ async def test_booleans_come_in_any_case(client, text, shown):
 
 @pytest.mark.parametrize(
     "query",
-    ["limit=0", "limit=101", "limit=x", "status=running", "nextToken=x", "sortOrderByTime=up"]
-    + ["startedTimeBegin=now"],
+    [
+        "limit=0",
+        "limit=101",
+        "limit=x",
+        "status=running",
+        "nextToken=x",
+        "sortOrderByTime=up",
+        "startedTimeBegin=now",
+    ],
 )
 async def test_wrong_parameters_are_refused(client, query):
     reply = await client("GET", f"{TASKS}?{query}")

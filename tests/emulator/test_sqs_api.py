@@ -9,7 +9,7 @@ from tests.emulator.conftest import ACCOUNTS
 async def made(client, **attributes: str) -> str:
     reply = await client.sqs("CreateQueue", QueueName="q", Attributes=attributes)
     assert reply.status == 200
-    return reply.json["QueueUrl"]
+    return str(reply.json["QueueUrl"])
 
 
 async def test_messages_go_in_and_come_out(client):
