@@ -74,11 +74,14 @@ class FunctionRules(Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tru
     type: CallType = CallType.ASYNC
     """How the function is called when the invocation does not say."""
     completion: Source | None = None
-    """How its end is known. None stands for the provider's default and is resolved on loading."""
+    """
+    How its end is known. By default `task` at aliyun-fc; at aws-lambda `destination` if the
+    account has a `completion_queue`, else `duration`; `response` with `type = "sync"`.
+    """
     instance_concurrency: Positive = 1
     """Invocations that one instance runs at the same time."""
     instances_max: Positive | None = None
-    """Instances that the function may hold; None: as many as the account."""
+    """Instances that the function may hold; unset: as many as the account."""
     hold_max_s: PositiveSeconds = 900.0
     """
     How long a slot is held when no completion comes. Keep it above the function's own time-out:
@@ -98,7 +101,7 @@ class TenantRules(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True)
     reserved: Count = 0
     """Instances that it gets back first; others may borrow them while it is idle."""
     limit: Positive | None = None
-    """Instances that it may hold at most; None: as many as the account."""
+    """Instances that it may hold at most; unset: as many as the account."""
 
 
 class AccountRules(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
