@@ -273,7 +273,6 @@ def harmless(text: str, *secrets: str | None) -> str:
     chains quote whole replies of metadata services.
     """
     line = text.strip().partition("\n")[0]
-    for word in secrets:
-        if word:
-            line = line.replace(word, "***")
+    for word in sorted(filter(None, secrets), key=len, reverse=True):
+        line = line.replace(word, "***")
     return _SECRET.sub(r"\1***", line)[:500]
