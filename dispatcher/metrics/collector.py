@@ -112,9 +112,9 @@ def _running_loop() -> asyncio.AbstractEventLoop | None:
 
 _Metric = CounterMetricFamily | GaugeMetricFamily | HistogramMetricFamily
 
-# Some labels are the cloud's own words. Neither half a surrogate pair nor a control character in
-# one of them may make a page unreadable.
-_UNPRINTABLE = re.compile("[\\x00-\\x1f\\x7f-\\x9f\\ud800-\\udfff]")
+# Some labels are the cloud's own words. Neither half a surrogate pair nor a control character or a
+# line separator in one of them may make a page unreadable.
+_UNPRINTABLE = re.compile("[\\x00-\\x1f\\x7f-\\x9f\\u2028\\u2029\\ud800-\\udfff]")
 
 
 def _metrics(statistics: Statistics, *, give_way: bool) -> Iterator[Metric]:

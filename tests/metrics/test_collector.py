@@ -205,15 +205,6 @@ async def test_on_the_loop_they_are_taken_at_once():
     assert threads == [threading.current_thread()]
 
 
-def test_a_page_of_another_loop_is_no_deadlock(other_loop):
-    engine = made_on(other_loop, everything.statistics)
-
-    async def collect() -> int:
-        return len(list(engine.collect()))
-
-    assert asyncio.run(collect()) == len(FAMILIES)
-
-
 def test_nothing_is_shown_of_an_engine_whose_loop_has_closed():
     async def make() -> EngineCollector:
         return EngineCollector(everything.statistics)
