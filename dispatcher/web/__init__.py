@@ -1,0 +1,7 @@
+"""The HTTP face of the dispatcher: it asks the engine, and knows nothing of clouds or journals."""
+
+from dispatcher.web.app import ACCESS, make_app, make_metrics_app
+from dispatcher.web.guard import Limits
+from dispatcher.web.listener import Listener
+
+__all__ = ["ACCESS", "Limits", "Listener", "make_app", "make_metrics_app"]

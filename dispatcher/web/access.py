@@ -1,0 +1,104 @@
+"""
+Who may ask: the names that are served, pages that may not call, and bearer tokens.
+
+A browser on the same machine reaches loopback too. The Host allow-list keeps out pages whose
+name was made to point here (DNS rebinding); `Origin` and `Sec-Fetch-Site`, which no page can
+forge, keep out requests that other sites make their visitors send.
+"""
+
+import asyncio
+import hashlib
+import hmac
+from collections.abc import Iterable
+from typing import Final
+
+from aiohttp import hdrs, web
+
+from dispatcher.config import ServerSettings, tokens
+from dispatcher.errors import ConfigError
+from dispatcher.web import problems
+
+_CHALLENGE: Final = {"WWW-Authenticate": 'Bearer realm="dispatcher"'}
+
+
+class Access:
+    """Judges requests before anything of them is read."""
+
+    def __init__(self, server: ServerSettings, open_paths: Iterable[str] = ()) -> None:
+        """Serve the hosts of *server*; at *open_paths* no token is asked for."""
+        self._hosts = frozenset(_bare(host) for host in server.hosts)
+        self._token_file = server.token_file
+        self._open_paths = frozenset(open_paths)
+        self._digests: tuple[bytes, ...] = ()
+
+    async def reload(self, server: ServerSettings) -> None:
+        """
+        Take the hosts of *server*, and read its tokens again.
+
+        Raises `ConfigError` if there are none to be had; then all stays as it was.
+        """
+        digests: tuple[bytes, ...] = ()
+        if server.token_file is not None:
+            try:
+                known = await asyncio.to_thread(tokens, server.token_file)
+            except ConfigError as error:
+                found = [("server.token_file", text) for _, text in error.problems]
+                raise ConfigError(found) from error
+            digests = tuple(_digest(token) for token in known)
+        self._hosts = frozenset(_bare(host) for host in server.hosts)
+        self._token_file = server.token_file
+        self._digests = digests
+
+    def check(self, request: web.Request, *, token_wanted: bool) -> None:
+        """Raise a `Refusal` unless the request may go on."""
+        host = request.headers.get(hdrs.HOST)
+        # An absolute target names a host of its own, which HTTP puts above the header.
+        if host is None or not self._serves(host) or not self._serves(request.host):
+            raise problems.refusal(
+                421, f"{request.host!r} is not among the server.hosts of the configuration"
+            )
+        self._check_site(request, host)
+        if self._token_file is None or not token_wanted or request.path in self._open_paths:
+            return
+        if not self._knows(request.headers.get(hdrs.AUTHORIZATION, "")):
+            raise problems.refusal(401, "send Authorization: Bearer TOKEN", headers=_CHALLENGE)
+
+    def _serves(self, authority: str) -> bool:
+        return _bare(_without_port(authority)) in self._hosts
+
+    def _check_site(self, request: web.Request, host: str) -> None:
+        """Refuse what a page of another site sends, but let people follow links to here."""
+        headers = request.headers
+        site = headers.get("Sec-Fetch-Site")
+        if site not in (None, "same-origin", "none") and not (
+            request.method == hdrs.METH_GET
+            and headers.get("Sec-Fetch-Mode") == "navigate"
+            and headers.get("Sec-Fetch-Dest") == "document"
+        ):
+            raise problems.refusal(403, f"Sec-Fetch-Site is {site!r}")
+        origin = headers.get(hdrs.ORIGIN)
+        if origin is not None and origin not in (f"http://{host}", f"https://{host}"):
+            raise problems.refusal(403, f"Origin is {origin!r}, and this is {host!r}")
+
+    def _knows(self, authorization: str) -> bool:
+        scheme, _, token = authorization.partition(" ")
+        digest = _digest(token.strip())
+        known = False
+        # All are compared, each in constant time: the time taken says nothing of any of them.
+        for one in self._digests:
+            known |= hmac.compare_digest(one, digest)
+        return known and scheme.lower() == "bearer"
+
+
+def _digest(token: str) -> bytes:
+    return hashlib.sha256(token.encode("utf-8", "surrogateescape")).digest()
+
+
+def _without_port(authority: str) -> str:
+    if authority.startswith("["):
+        return authority.partition("]")[0]
+    return authority.partition(":")[0]
+
+
+def _bare(host: str) -> str:
+    return host.strip("[]").lower()

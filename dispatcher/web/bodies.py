@@ -1,0 +1,177 @@
+"""Reads requests: the body within its limits, and JSON into structs with the field to blame."""
+
+import asyncio
+import re
+from typing import Final, TypeVar
+
+import msgspec
+from aiohttp import hdrs, web
+from aiohttp.http_exceptions import HttpProcessingError
+
+from dispatcher.errors import Invalid
+from dispatcher.web import problems
+from dispatcher.web.guard import connection_of
+
+T = TypeVar("T")
+
+JSON: Final = "application/json"
+NDJSON: Final = "application/x-ndjson"
+
+PAYLOAD_MAX_BYTES: Final = 32 * 1024 * 1024
+"""
+The largest payload that any provider takes: synchronous calls of Function Compute (its "limits
+of use"). The engine knows the limit of each provider and call; this one bounds memory.
+"""
+BODY_MAX_BYTES: Final = PAYLOAD_MAX_BYTES // 3 * 4 + 65_536
+"""Such a payload in base64, and the other fields."""
+
+NOTHING_MAX_BYTES: Final = 1024
+"""Of content that is not looked at."""
+
+_CLOSE: Final = {"Connection": "close"}
+
+
+def content_type(request: web.Request, allowed: tuple[str, ...]) -> str:
+    """Return the content type of *request*, one of *allowed*; raises a `Refusal` of 415."""
+    said = request.headers.get(hdrs.CONTENT_TYPE, "")
+    essence = said.partition(";")[0].strip().lower()
+    if essence not in allowed:
+        raise problems.refusal(415, f"Content-Type is {essence!r}; expected {' or '.join(allowed)}")
+    encoding = request.headers.get(hdrs.CONTENT_ENCODING, "identity")
+    if encoding.strip().lower() not in ("", "identity"):
+        raise problems.refusal(
+            415, f"Content-Encoding is {encoding!r}; expected none", parameter="Content-Encoding"
+        )
+    return essence
+
+
+async def read(request: web.Request, size_max: int) -> bytes:
+    """
+    Return the body, of at most *size_max* bytes.
+
+    A size that is declared is judged before anything is read. Raises a `Refusal`: 413 too
+    large, 408 too slow, 400 malformed, 503 too much at once; `ConnectionError`: the peer left.
+    """
+    declared = request.content_length
+    if declared is not None and declared > size_max:
+        raise _too_large(size_max)
+    content = request.content
+    try:
+        if content.is_eof():
+            body = content.read_nowait()  # it came together with its head, as most do
+        else:
+            body = await _receive(request, size_max)
+    except (web.RequestPayloadError, HttpProcessingError) as error:
+        raise problems.refusal(400, "the body is not framed as HTTP wants it") from error
+    if len(body) > size_max:
+        raise _too_large(size_max)
+    return body
+
+
+async def nothing(request: web.Request) -> None:
+    """Make sure that a request that says all in its path has no content, or JSON like `{}`."""
+    if request.body_exists and await read(request, NOTHING_MAX_BYTES):
+        content_type(request, (JSON,))
+
+
+async def _receive(request: web.Request, size_max: int) -> bytes:
+    """Collect a body that is still on its way."""
+    connection = connection_of(request)
+    limits = connection.limits
+    if hdrs.EXPECT in request.headers:
+        await _ask_to_go_on(request)
+    body = bytearray()
+    begun_s = asyncio.get_running_loop().time()
+    try:
+        with connection.reading():
+            async with asyncio.timeout_at(begun_s + limits.body_grace_s) as patience:
+                while chunk := await request.content.readany():
+                    body += chunk
+                    if len(body) > size_max:
+                        raise _too_large(size_max)
+                    connection.hold(len(body))
+                    patience.reschedule(
+                        begun_s + limits.body_grace_s + len(body) / limits.body_min_per_s
+                    )
+    except TimeoutError as error:
+        raise problems.refusal(
+            408, f"only {len(body)} bytes of the body came in time", headers=_CLOSE
+        ) from error
+    return bytes(body)
+
+
+async def expect(request: web.Request) -> web.Response | None:
+    """
+    Hear an `Expect` without answering it yet.
+
+    Whether the body is wanted is only known once the request has been judged by its head.
+    """
+    if request.headers.get(hdrs.EXPECT, "").lower() == "100-continue":
+        return None
+    return problems.refusal(417, "the only expectation that can be met is 100-continue").reply()
+
+
+async def _ask_to_go_on(request: web.Request) -> None:
+    writer = request.writer
+    await writer.write(b"HTTP/1.1 100 Continue\r\n\r\n")
+    # This was no part of the answer, which begins with the next byte.
+    writer.output_size = 0
+
+
+def _too_large(size_max: int) -> problems.Refusal:
+    return problems.refusal(
+        413, f"more than the {size_max} bytes that are taken here", headers=_CLOSE
+    )
+
+
+# -- JSON -----------------------------------------------------------------------------------------
+
+_is_json = msgspec.json.Decoder(msgspec.Raw).decode
+_BLAMED: Final = re.compile(r"(?P<what>.*?)(?: - at `(?P<path>\$[^`]*)`)?", re.DOTALL)
+_MEMBER: Final = re.compile(r"Object (?:contains unknown|missing required) field `(.*)`", re.DOTALL)
+_STEP: Final = re.compile(r"\.([^.\[]+)|\[(\d+)\]")
+
+
+def decode(decoder: msgspec.json.Decoder[T], text: bytes) -> T:
+    """Turn JSON into a struct. Raises `Malformed`, or `Invalid` with the field to blame."""
+    try:
+        return decoder.decode(text)
+    except msgspec.ValidationError as error:
+        complaint = str(error)
+    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
+        raise problems.Malformed(_not_json(error)) from error
+    # The decoder stopped at the field; what follows may be no JSON at all.
+    if (flaw := json_flaw(text)) is not None:
+        raise problems.Malformed(flaw)
+    raise blame(complaint)
+
+
+def json_flaw(text: bytes) -> str | None:
+    """Say why *text* is not JSON; None: it is."""
+    try:
+        _is_json(text)
+        if not text.isascii():
+            text.decode()  # the decoder passes over the insides of strings
+    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
+        return _not_json(error)
+    return None
+
+
+def _not_json(error: Exception) -> str:
+    if isinstance(error, RecursionError):
+        return "nested too deeply; a payload may be sent as payload_base64"
+    if isinstance(error, UnicodeDecodeError):
+        return f"not JSON: not UTF-8 at byte {error.start}"
+    return f"not JSON: {error}"
+
+
+def blame(complaint: str) -> Invalid:
+    """Turn the decoder's complaint into one with a JSON pointer."""
+    blamed = _BLAMED.fullmatch(complaint)
+    assert blamed is not None, complaint
+    what = blamed["what"]
+    steps = [name or index for name, index in _STEP.findall(blamed["path"] or "")]
+    if member := _MEMBER.fullmatch(what):
+        steps.append(member[1])
+    pointer = "".join(f"/{step.replace('~', '~0').replace('/', '~1')}" for step in steps)
+    return Invalid(f"{what[:1].lower()}{what[1:]}", pointer=pointer)
