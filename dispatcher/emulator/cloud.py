@@ -140,7 +140,6 @@ class Cloud:
         """Stop a task: at once if it waits, else after `stop_s`. Ended ones stay as they are."""
         if task.status in ENDED or task.status is Status.STOPPING:
             return
-        task.generation += 1
         if task.status is not Status.RUNNING:
             self._finish(task, Status.STOPPED, now)
             return

@@ -91,6 +91,7 @@ class Driver:
         self._closed = True
         if self._timer is not None:
             self._timer.cancel()
+            self._timer = None
         for future in self._answers.values():
             future.cancel()
         for waiters in self._waiters.values():

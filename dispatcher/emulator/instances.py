@@ -246,7 +246,7 @@ class Fleet:
             return Shortage.ACCOUNT
         if function.reserved is None:
             mine = self.in_use - self._reserved_in_use
-            if mine + self.foreign_wanted + 1 > self.unreserved:
+            if mine + self.foreign + 1 > self.unreserved:
                 return Shortage.ACCOUNT
         vcpu_max = self._account.vcpu_max
         if vcpu_max and self._vcpu_milli + _milli(function.vcpu) > _milli(vcpu_max):

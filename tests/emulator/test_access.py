@@ -87,6 +87,6 @@ def test_the_signature_of_another_cloud_does_not_do():
     access = make_access(THREE[0])
     access = Access([access.visitor(Call("POST", "/", CIMultiDict(), b"")).account], frozenset())
     call = Call("POST", "/", CIMultiDict(Authorization="FC K1:x"), b"")
-    with pytest.raises(SignatureRefused) as caught:
+    with pytest.raises(SignatureRefused, match="not signed by") as caught:
         access.check(access.visitor(call), call, 0)
     assert caught.value.fault is Fault.MALFORMED

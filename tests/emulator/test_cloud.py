@@ -120,6 +120,22 @@ def test_throttled_events_back_off_doubling_and_use_up_no_retry(provider, expect
     assert sum(caller.counted().throttles_async.values()) == len(expected) + 1
 
 
+def test_the_backoff_begins_anew_after_a_run():
+    function = Function(duration_s=1, retry_waits_s=(10,))
+    caller = Caller(make_account("aws-lambda", quota=0, functions={"*": function}))
+    caller.call(0, b'{"emulate": {"fail_attempts": 1}}')
+    run_to(caller.cloud, 8)
+    caller.account.fleet.change(8, quota=1)
+    run_to(caller.cloud, 17)
+    caller.account.fleet.change(17, quota=0)
+    assert starts(caller) == [15]
+    # Back at 26, refused, and again after one second.
+    run_to(caller.cloud, 26.5)
+    caller.account.fleet.change(26.5, quota=1)
+    run_to(caller.cloud, 100)
+    assert starts(caller) == [15, 27]
+
+
 def test_the_backoff_ends_at_five_minutes():
     caller = Caller(make_account("aws-lambda", quota=0))
     caller.call(0)

@@ -92,6 +92,13 @@ async def test_a_cancelled_poll_takes_nothing():
     assert [message.body for message in await driver.receive(queue, 1, 20, None)] == ["x"]
 
 
+async def test_a_message_that_comes_in_the_last_moment_is_not_dropped():
+    driver = make_driver()
+    queue = driver.open_queue("1", "ends")
+    queue.send("x", driver.now(), 20)
+    assert [message.body for message in await driver.receive(queue, 1, 20, None)] == ["x"]
+
+
 async def test_after_closing_no_timer_is_left():
     driver = make_driver()
     account = driver.cloud.accounts["a"]

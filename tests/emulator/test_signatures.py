@@ -43,7 +43,14 @@ def sigv4(
     return Call("POST", target, sent, body)
 
 
-def acs3(name: str, query: dict[str, str], headers: dict[str, str], body: bytes, raw: str = ""):
+def acs3(
+    name: str,
+    query: dict[str, str],
+    headers: dict[str, str],
+    body: bytes,
+    raw: str = "",
+    signed_raw: str = "",
+):
     """Sign as the SDK of FC does. *raw*: characters that go over the wire as they are."""
     from alibabacloud_tea_openapi.utils import Utils
     from darabonba.request import DaraRequest
@@ -51,7 +58,7 @@ def acs3(name: str, query: dict[str, str], headers: dict[str, str], body: bytes,
     digest = hashlib.sha256(body).hexdigest()
     request = DaraRequest()
     request.method = "POST"
-    request.pathname = f"/2023-03-30/functions/{quote(name, safe='')}/invocations"
+    request.pathname = f"/2023-03-30/functions/{quote(name, safe=signed_raw)}/invocations"
     request.query = query
     request.headers = {
         "host": "127.0.0.1:8710",
@@ -194,6 +201,15 @@ def test_fc_signatures_of_2016(name, value, md5, body):
     assert not accepted(call, secret="wrong")
     other = Call("POST", call.path, CIMultiDict(call.headers, **{"X-Fc-More": "1"}), body)
     assert not accepted(other)
+
+
+@pytest.mark.parametrize("raw", ["", "$"])
+@pytest.mark.parametrize("signed_raw", ["", "$"])
+def test_a_dollar_may_be_signed_and_sent_raw_or_encoded(raw, signed_raw):
+    call = acs3("svc$f", {}, {}, b"", raw, signed_raw)
+    assert ("$" in call.path) is bool(raw)
+    # Sent encoded and signed raw is the one that no client does.
+    assert accepted(call) is (raw == "$" or not signed_raw)
 
 
 def test_clocks_may_be_off_by_five_minutes_or_fifteen():
