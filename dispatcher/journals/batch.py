@@ -1,0 +1,139 @@
+"""What one commit takes: new invocations and changes, and what those who wait are told."""
+
+from collections.abc import Iterable, Iterator, Sequence
+from typing import Any
+
+from msgspec import Struct
+
+from dispatcher.core.model import Change, Duplicate, Ended, Entry, Returned, State
+from dispatcher.journals.opening import Connection
+from dispatcher.journals.rows import Row, change_row, invocation_row
+from dispatcher.journals.statements import Statement, run
+from dispatcher.ports import AcceptDone, ChangeDone
+
+
+class Accept(Struct, frozen=True):
+    """New invocations and who waits for them."""
+
+    entries: Sequence[Entry]
+    done: AcceptDone
+    size_bytes: int
+
+
+class Note(Struct, frozen=True):
+    """Changes and who waits for them, if anybody."""
+
+    changes: Sequence[Change]
+    done: ChangeDone | None
+
+
+Work = Accept | Note
+
+Told = Sequence[tuple[Work, Any]]
+"""Works, each with what its `done` is to be called with."""
+
+Step = tuple[Statement, list[Row]]
+
+
+class Arrivals:
+    """The new invocations of a batch, once it is known which of them are repeats."""
+
+    def __init__(
+        self,
+        works: Iterable[Work],
+        connection: Connection,
+        *,
+        last_seq: int,
+        retention_ms: int,
+    ) -> None:
+        """Look the keys up; the new ones get the numbers after *last_seq*."""
+        self.last_seq = last_seq
+        self._retention_ms = retention_ms
+        self._verdicts: dict[int, list[Duplicate | None]] = {}
+        self._invocations: list[Row] = []
+        self._payloads: list[Row] = []
+        self._keys: dict[tuple[str, str], Row] = {}
+        accepts = [work for work in works if isinstance(work, Accept)]
+        self._holders = _holders(accepts, connection)
+        for work in accepts:
+            self._verdicts[id(work)] = [self._take(entry) for entry in work.entries]
+
+    def verdict(self, work: Accept) -> list[Duplicate | None]:
+        """Return what is known of each entry."""
+        return self._verdicts[id(work)]
+
+    def steps(self) -> Iterator[Step]:
+        """Yield the statements that keep them, each with its rows."""
+        if self._invocations:
+            yield Statement.ADD_INVOCATIONS, self._invocations
+            yield Statement.ADD_PAYLOADS, self._payloads
+        if self._keys:
+            yield Statement.TAKE_KEYS, list(self._keys.values())
+
+    def _take(self, entry: Entry) -> Duplicate | None:
+        record = entry.record
+        if record.key is not None:
+            holder = self._holders.get((record.account, record.key))
+            if holder is not None and holder[4] > record.accepted_ms - self._retention_ms:
+                return Duplicate(holder[2], holder[3] == record.digest)
+            mine = (record.account, record.key, record.id, record.digest, record.accepted_ms)
+            self._holders[mine[:2]] = self._keys[mine[:2]] = mine
+        self.last_seq += 1
+        self._invocations.append(invocation_row(record, self.last_seq))
+        self._payloads.append((self.last_seq, entry.payload))
+        return None
+
+
+def _holders(accepts: Iterable[Accept], connection: Connection) -> dict[tuple[str, str], Row]:
+    """Return the rows of the keys that are known already, by account and key."""
+    wanted = [
+        (entry.record.account, entry.record.key)
+        for work in accepts
+        for entry in work.entries
+        if entry.record.key is not None
+    ]
+    return {(row[0], row[1]): row for row in run(connection, Statement.FIND_KEYS, wanted)}
+
+
+_KEEPS_PAYLOAD = frozenset({State.DEAD, State.UNCERTAIN})
+
+
+def change_steps(works: Iterable[Work]) -> Iterator[Step]:
+    """
+    Yield the statements that make the changes in *works*, each with its rows.
+
+    A statement must not meet an invocation twice: there is no order within it. So all first
+    changes of the invocations come first, then all second ones, and so on.
+    """
+    waves: list[list[Change]] = []
+    met: dict[str, int] = {}
+    for work in works:
+        for change in work.changes if isinstance(work, Note) else ():
+            wave = met.get(change.id, 0)
+            met[change.id] = wave + 1
+            if wave == len(waves):
+                waves.append([])
+            waves[wave].append(change)
+    for changes in waves:
+        yield from _wave_steps(changes)
+
+
+def _wave_steps(changes: Sequence[Change]) -> Iterator[Step]:
+    results: list[Row] = []
+    finished: list[Row] = []
+    returned: list[Row] = []
+    for change in changes:
+        if isinstance(change, Ended):
+            if change.result is not None:
+                results.append((change.id, change.state.value, change.result))
+            if change.state not in _KEEPS_PAYLOAD:
+                finished.append((change.id,))
+        elif isinstance(change, Returned):
+            returned.append((change.id,))
+    if results:
+        yield Statement.ADD_RESULTS, results
+    yield Statement.CHANGE, [change_row(change) for change in changes]
+    if finished:
+        yield Statement.DROP_PAYLOADS, finished
+    if returned:
+        yield Statement.DROP_RESULTS, returned

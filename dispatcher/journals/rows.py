@@ -1,0 +1,132 @@
+"""How new invocations and changes become rows, and rows become records."""
+
+import sys
+from typing import Any, Final, assert_never
+
+import msgspec
+
+from dispatcher.core.model import (
+    CallType,
+    Change,
+    Ended,
+    Failure,
+    Record,
+    Returned,
+    Running,
+    Sending,
+    State,
+)
+
+Row = tuple[Any, ...]
+
+# -- In: the columns are those of the statements -------------------------------------------------
+
+
+def invocation_row(record: Record, seq: int) -> Row:
+    """Return the row of a new invocation."""
+    return (
+        seq,
+        record.id,
+        record.account,
+        record.function,
+        record.qualifier,
+        record.tenant,
+        record.type.value,
+        record.priority,
+        "waiting",
+        record.attempt,
+        record.payload_bytes,
+        record.accepted_ms,
+        record.due_ms,
+        record.expires_ms,
+        record.task_id,
+        record.key,
+        record.callback_url,
+        msgspec.json.encode(record.options).decode() if record.options else None,
+    )
+
+
+def change_row(change: Change) -> Row:
+    """Return the row of what became of an invocation."""
+    match change:
+        case Sending(id=key, attempt=attempt, at_ms=at_ms):
+            return (key, "sending", attempt, at_ms, None, None, None, None, 0)
+        case Running(id=key, request_id=request_id, at_ms=at_ms):
+            return (key, "running", None, at_ms, None, None, request_id, None, 0)
+        case Ended():
+            return (
+                change.id,
+                change.state.value,
+                None,
+                None,
+                None,
+                change.at_ms,
+                change.request_id,
+                _json(change.failure),
+                int(change.estimated),
+            )
+        case Returned():
+            return (
+                change.id,
+                # What the cloud may have is still being sent, for whoever reads this later.
+                "sending" if change.maybe_sent else "waiting",
+                change.attempt,
+                None,
+                change.due_ms,
+                None,
+                None,
+                _json(change.failure),
+                0,
+            )
+        case _:
+            assert_never(change)
+
+
+def _json(failure: Failure | None) -> str | None:
+    return None if failure is None else msgspec.json.encode(failure).decode()
+
+
+# -- Out ----------------------------------------------------------------------------------------
+
+RECORD_COLUMNS: Final = (
+    "seq, id, account, function, qualifier, tenant, type, priority, state, attempt, payload_bytes,"
+    " accepted_ms, due_ms, expires_ms, first_sent_ms, sent_ms, ended_ms, request_id, task_id, key,"
+    " callback_url, options, estimated, failure"
+)
+"""What `record_of` takes, of `invocations`; a result may follow."""
+
+_STATES: Final = {state.value: state for state in State}
+_TYPES: Final = {call_type.value: call_type for call_type in CallType}
+_options = msgspec.json.Decoder(dict[str, str])
+_failure = msgspec.json.Decoder(Failure)
+
+
+def record_of(row: Row) -> Record:
+    """Return the record in *row*. Its digest stays with the key."""
+    return Record(
+        id=row[1],
+        # A million invocations share a handful of these.
+        account=sys.intern(row[2]),
+        function=sys.intern(row[3]),
+        qualifier=None if row[4] is None else sys.intern(row[4]),
+        tenant=sys.intern(row[5]),
+        type=_TYPES[row[6]],
+        priority=row[7],
+        state=_STATES[row[8]],
+        attempt=row[9],
+        payload_bytes=row[10],
+        accepted_ms=row[11],
+        due_ms=row[12],
+        expires_ms=row[13],
+        first_sent_ms=row[14],
+        sent_ms=row[15],
+        ended_ms=row[16],
+        request_id=row[17],
+        task_id=row[18],
+        key=row[19],
+        callback_url=row[20],
+        options=_options.decode(row[21]) if row[21] else {},
+        estimated=bool(row[22]),
+        failure=_failure.decode(row[23]) if row[23] else None,
+        result=row[24] if len(row) > 24 else None,
+    )

@@ -1,0 +1,123 @@
+"""
+The statements that write the SQLite journal, each for many rows at once.
+
+Many rows to a statement is not for SQLite's sake. The thread that writes gives the interpreter
+up around each call into SQLite and has to get it back, which takes as long as the event loop
+keeps it: with one call a row, a busy loop would make a batch of 32 rows wait a hundred times.
+
+The number of rows is one of a few, so that all statements stay prepared; NULL fills them up.
+"""
+
+import functools
+from collections.abc import Sequence
+from enum import StrEnum
+from typing import Final
+
+from dispatcher.journals.opening import Connection
+from dispatcher.journals.rows import Row
+
+_SIZES: Final = (1, 2, 3, 4, 6, 8, 12, 16, 24, 32, 48, 64, 96, 128, 192, 256)
+
+ROWS_MAX: Final = _SIZES[-1]
+"""Rows of one statement."""
+
+
+class Statement(StrEnum):
+    """What is written. `{rows}` stands for the rows, of which those that are NULL do nothing."""
+
+    ADD_INVOCATIONS = """
+        INSERT INTO invocations (
+            seq, id, account, function, qualifier, tenant, type, priority, state, attempt,
+            payload_bytes, accepted_ms, due_ms, expires_ms, task_id, key, callback_url, options
+        ) SELECT * FROM ({rows}) WHERE column1 IS NOT NULL"""
+
+    ADD_PAYLOADS = """
+        INSERT INTO payloads (seq, payload) SELECT * FROM ({rows}) WHERE column1 IS NOT NULL"""
+
+    TAKE_KEYS = """
+        INSERT OR REPLACE INTO keys (account, key, id, digest, at_ms)
+        SELECT * FROM ({rows}) WHERE column1 IS NOT NULL"""
+
+    # What has ended moves only back to waiting, and from uncertain to its true end.
+    CHANGE = """
+        WITH change (
+            id, state, attempt, sent_ms, due_ms, ended_ms, request_id, failure, estimated
+        ) AS ({rows})
+        UPDATE invocations SET
+            state = change.state,
+            attempt = coalesce(change.attempt, invocations.attempt),
+            sent_ms = coalesce(change.sent_ms, invocations.sent_ms),
+            first_sent_ms = coalesce(invocations.first_sent_ms, change.sent_ms),
+            due_ms = coalesce(change.due_ms, invocations.due_ms),
+            ended_ms = change.ended_ms,
+            request_id = iif(
+                change.state = 'sending', NULL, coalesce(change.request_id, invocations.request_id)
+            ),
+            failure = iif(change.sent_ms IS NULL, change.failure, invocations.failure),
+            estimated = change.estimated
+        FROM change
+        WHERE invocations.id = change.id AND (
+            invocations.ended_ms IS NULL
+            OR invocations.state IN ('dead', 'uncertain') AND change.due_ms IS NOT NULL
+            OR invocations.state = 'uncertain' AND change.ended_ms IS NOT NULL
+                AND change.state <> 'uncertain'
+        )"""
+
+    # Before the change itself, and where that will be made.
+    ADD_RESULTS = """
+        WITH ended (id, state, result) AS ({rows})
+        INSERT OR REPLACE INTO results (seq, result)
+        SELECT seq, ended.result FROM ended CROSS JOIN invocations USING (id)
+        WHERE invocations.ended_ms IS NULL
+            OR invocations.state = 'uncertain' AND ended.state <> 'uncertain'"""
+
+    # After the change: whatever waits again has no result yet.
+    DROP_RESULTS = """
+        DELETE FROM results WHERE seq IN (
+            SELECT seq FROM invocations WHERE id IN ({rows}) AND ended_ms IS NULL
+        )"""
+
+    # After the change: the payload of what is dead or uncertain may be wanted once more.
+    DROP_PAYLOADS = """
+        DELETE FROM payloads WHERE seq IN (
+            SELECT seq FROM invocations
+            WHERE id IN ({rows}) AND state IN ('succeeded', 'cancelled', 'expired')
+        )"""
+
+    FIND_KEYS = """
+        WITH wanted (account, key) AS ({rows})
+        SELECT account, key, id, digest, at_ms FROM wanted CROSS JOIN keys USING (account, key)"""
+
+
+_COLUMNS: Final = {
+    Statement.ADD_INVOCATIONS: 18,
+    Statement.ADD_PAYLOADS: 2,
+    Statement.TAKE_KEYS: 5,
+    Statement.CHANGE: 9,
+    Statement.ADD_RESULTS: 3,
+    Statement.DROP_RESULTS: 1,
+    Statement.DROP_PAYLOADS: 1,
+    Statement.FIND_KEYS: 2,
+}
+assert set(_COLUMNS) == set(Statement), "a statement without its number of columns"
+
+
+def run(connection: Connection, statement: Statement, rows: Sequence[Row]) -> list[Row]:
+    """Run *statement* for *rows*; return what it gives."""
+    given: list[Row] = []
+    for start in range(0, len(rows), ROWS_MAX):
+        some = rows[start : start + ROWS_MAX]
+        size = next(size for size in _SIZES if size >= len(some))
+        values = [value for row in some for value in row]
+        values += [None] * ((size - len(some)) * _COLUMNS[statement])
+        given += connection.execute(_text(statement, size), values).fetchall()
+    return given
+
+
+@functools.cache
+def _text(statement: Statement, size: int) -> str:
+    columns = _COLUMNS[statement]
+    if columns == 1:
+        return statement.format(rows=", ".join("?" * size))
+    row = f"({', '.join('?' * columns)})"
+    return statement.format(rows=f"VALUES {', '.join([row] * size)}")
