@@ -26,8 +26,7 @@ from dispatcher.errors import (
     QueueFull,
     Rejected,
 )
-
-__version__ = "0.1.0"
+from dispatcher.version import __version__
 
 __all__ = [
     "Acceptance",
@@ -55,4 +54,5 @@ __all__ = [
     "State",
     "Ticket",
     "Verdict",
+    "__version__",
 ]

@@ -12,6 +12,7 @@ WITHOUT_TESTS_OF_THEIR_OWN = {
     "core/model.py": "nouns only",
     "core/views.py": "nouns only",
     "errors.py": "a tree of names; each test that meets one tests it",
+    "version.py": "one string",
     "ports.py": "shapes only: tests/contracts holds every implementation to them",
     "web/ports.py": "shapes only",
     "web/routes.py": "shapes only: tests/web/test_openapi.py holds the table to what is served",

@@ -7,9 +7,9 @@ from enum import StrEnum
 
 from msgspec import Struct
 
-import dispatcher
 from dispatcher.core.views import HistogramView, Labels, Statistics
 from dispatcher.errors import DiskFull, QueueFull
+from dispatcher.version import __version__
 
 Values = Mapping[Labels, float | HistogramView]
 
@@ -34,7 +34,7 @@ class Family(Struct, frozen=True):
 
 
 def _build_info(_: Statistics) -> Values:
-    return {(dispatcher.__version__, platform.python_version(), sqlite3.sqlite_version): 1}
+    return {(__version__, platform.python_version(), sqlite3.sqlite_version): 1}
 
 
 # -- Zeros: a counter that first shows above zero hides its first event from `increase` ----------
