@@ -17,12 +17,14 @@ from typing import Self, TypeVar
 import anyio.from_thread
 import anyio.to_thread
 from anyio.from_thread import BlockingPortal
+from prometheus_client import CollectorRegistry
 
 from dispatcher.config import Settings, check, load
 from dispatcher.core.model import Completion, Invocation, Query, State
 from dispatcher.core.views import Acceptance, AccountView, End, Statistics, View
 from dispatcher.engine import Engine, Ticket
 from dispatcher.errors import Rejected
+from dispatcher.metrics import register
 from dispatcher.wiring import open_engine, run_engine
 
 T = TypeVar("T")
@@ -136,6 +138,11 @@ class Dispatcher:
         """Return every number of the metrics."""
         return self.engine.statistics()
 
+    def register_metrics(self, registry: CollectorRegistry) -> None:
+        """Add the metrics to the program's own registry. Raises `ValueError` for a second time."""
+        collector = register(registry, self.engine.statistics)
+        self._stack.callback(registry.unregister, collector)
+
 
 class ThreadedTicket:
     """A ticket whose waits block the calling thread."""
@@ -244,6 +251,10 @@ class ThreadedDispatcher:
     def statistics(self) -> Statistics:
         """Return every number of the metrics."""
         return self._loop.call(self._dispatcher.statistics)
+
+    def register_metrics(self, registry: CollectorRegistry) -> None:
+        """Add the metrics to the program's own registry. Raises `ValueError` for a second time."""
+        self._loop.call(self._dispatcher.register_metrics, registry)
 
 
 def _wait(future: "concurrent.futures.Future[T]", timeout_s: float | None) -> T:

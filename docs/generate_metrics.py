@@ -43,10 +43,10 @@ All gauges of a page are from one moment. A histogram `X` stands for `X_bucket`,
 
 ## In a service that embeds the dispatcher
 
-A service that has a registry of its own adds the engine's metrics to it on the engine's event
-loop: `dispatcher.metrics.register(registry, engine.statistics)`. The registry may be scraped in any
-thread. One registry takes one engine; `registry.unregister` of what `register` returned makes
-room again.
+A service that has a registry of its own adds the metrics to it with
+`dispatcher.register_metrics(registry)`; when the dispatcher is closed it takes them out again. The
+registry may be scraped in any thread. It takes one dispatcher, since nothing in the names would
+tell two apart.
 """
 
 

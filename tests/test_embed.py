@@ -4,6 +4,7 @@ from pathlib import Path
 
 import anyio
 import pytest
+from prometheus_client import CollectorRegistry, generate_latest
 
 import dispatcher
 from dispatcher import ConfigError, Dispatcher, Invocation, JournalLocked, QueueFull, State
@@ -108,6 +109,29 @@ async def test_leaving_by_an_error_closes_everything(tmp_path):
         with pytest.raises(ZeroDivisionError):
             async with Dispatcher.from_file(path):
                 raise ZeroDivisionError
+
+
+QUOTA = b'dispatcher_instances_quota{account="cn-prod"} 5.0'
+
+
+async def test_the_program_may_show_the_metrics_in_its_own_registry(tmp_path):
+    registry = CollectorRegistry()
+    path = config(tmp_path, "http://127.0.0.1:1")
+    for _ in range(2):
+        async with Dispatcher.from_file(path) as d:
+            d.register_metrics(registry)
+            assert QUOTA in generate_latest(registry)
+            with pytest.raises(ValueError, match="dispatcher_"):
+                d.register_metrics(registry)
+        assert generate_latest(registry) == b""
+
+
+def test_the_metrics_of_a_dispatcher_in_a_thread_are_taken_on_its_loop(tmp_path):
+    registry = CollectorRegistry()
+    with Dispatcher.in_thread(config(tmp_path, "http://127.0.0.1:1")) as d:
+        d.register_metrics(registry)
+        assert QUOTA in generate_latest(registry)
+    assert generate_latest(registry) == b""
 
 
 def test_code_without_a_loop(tmp_path):
