@@ -126,8 +126,8 @@ class AccountState:
         self.queued_max = 0
         self.refused: Counter[str] = Counter()
         """Requests refused before a function was found, by code."""
-        self.rate = _bucket(settings.rate_max_per_s)
-        self.task_rate = _bucket(settings.task_rate_max_per_s)
+        self.rate = bucket_of(settings.rate_max_per_s)
+        self.task_rate = bucket_of(settings.task_rate_max_per_s)
         for function, section in settings.functions.items():
             if function != DEFAULT_FUNCTION:
                 self.put(function, section)
@@ -165,5 +165,6 @@ class AccountState:
             function.pool.seconds = 0.0
 
 
-def _bucket(rate_per_s: float) -> Bucket | None:
+def bucket_of(rate_per_s: float) -> Bucket | None:
+    """Return a bucket for so many requests a second; 0: unlimited, no bucket."""
     return Bucket(max(1.0, rate_per_s), rate_per_s) if rate_per_s else None

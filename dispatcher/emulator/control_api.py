@@ -4,7 +4,7 @@ The emulator's own controls under `/_emulator/`: look at what happened, change w
 GET  statistics                       everything that was counted
 GET  runs?after=N&limit=M             finished runs, oldest first
 POST reset                            begin to count anew; forget runs (what runs goes on)
-PUT  accounts/{a}                     {"quota", "foreign"}
+PUT  accounts/{a}                     {"quota", "foreign", "rate_max_per_s", ...}
 PUT  accounts/{a}/functions/{f}       any keys of a function's settings
 GET, PUT, POST faults                 the rules; put all of them; add one
 GET, PUT records                      what happens to destination records
@@ -16,7 +16,7 @@ from urllib.parse import quote
 
 import msgspec
 
-from dispatcher.emulator.account import AccountState
+from dispatcher.emulator.account import AccountState, bucket_of
 from dispatcher.emulator.driver import Driver
 from dispatcher.emulator.faults import Faults
 from dispatcher.emulator.settings import (
@@ -40,6 +40,8 @@ class _Refused(Exception):
 class _AccountChange(msgspec.Struct, forbid_unknown_fields=True):
     quota: int | None = None
     foreign: int | None = None
+    rate_max_per_s: float | None = None
+    task_rate_max_per_s: float | None = None
 
 
 class ControlApi:
@@ -124,8 +126,13 @@ class ControlApi:
 
     def _put_account(self, call: Call, account: AccountState) -> Reply:
         change = msgspec.json.decode(call.body, type=_AccountChange)
-        if (change.quota or 0) < 0 or (change.foreign or 0) < 0:
-            raise _Refused(400, "quota and foreign are numbers of at least 0")
+        for name in change.__struct_fields__:
+            if not (getattr(change, name) or 0) >= 0:
+                raise _Refused(400, f"{name}: expected a number of at least 0")
+        if change.rate_max_per_s is not None:
+            account.rate = bucket_of(change.rate_max_per_s)
+        if change.task_rate_max_per_s is not None:
+            account.task_rate = bucket_of(change.task_rate_max_per_s)
         account.fleet.change(self._driver.now(), quota=change.quota, foreign=change.foreign)
         fleet = account.fleet
         return json_reply(200, {"quota": fleet.quota, "foreign": fleet.foreign_wanted})

@@ -45,6 +45,16 @@ async def test_quota_and_foreign_load_change_at_once(client):
     assert (await client.sync()).status == 200
 
 
+async def test_rates_change_at_once(client):
+    rates = {"rate_max_per_s": 1, "task_rate_max_per_s": 1}
+    await client("PUT", "/_emulator/accounts/fc", rates)
+    assert [(await client.task(None)).status for _ in range(2)] == [202, 429]
+    tasks = "/2023-03-30/functions/f/async-tasks"
+    assert [(await client("GET", tasks)).status for _ in range(2)] == [200, 429]
+    await client("PUT", "/_emulator/accounts/fc", {"rate_max_per_s": 0})
+    assert [(await client.task(None)).status for _ in range(3)] == [202] * 3
+
+
 async def test_functions_change_at_once(client):
     path = "/_emulator/accounts/fc/functions/svc%24f"
     reply = await client("PUT", path, {"duration_s": 30, "instance_concurrency": 2})

@@ -132,6 +132,17 @@ def test_a_reservation_is_a_floor_and_a_ceiling():
     assert fleet.unreserved == 3
 
 
+def test_a_reservation_is_worth_nothing_beyond_the_quota():
+    fleet = make_fleet(quota=3)
+    mine, others = make_pool(fleet, "mine", reserved=1), make_pool(fleet, "others")
+    for _ in range(2):
+        take(fleet, others)
+    fleet.change(0, quota=2)
+    assert fleet.acquire(mine, 0) is Shortage.ACCOUNT
+    fleet.change(0, quota=3)
+    take(fleet, mine)
+
+
 def test_foreign_callers_cannot_use_a_reservation():
     fleet = make_fleet(quota=3, foreign=10)
     pool = make_pool(fleet, reserved=1)
