@@ -11,6 +11,7 @@ WITHOUT_TESTS_OF_THEIR_OWN = {
     "config/problems.py": "one named tuple",
     "core/model.py": "nouns only",
     "core/views.py": "nouns only",
+    "emulator/refusals.py": "a tree of names; each test that meets one tests it",
     "errors.py": "a tree of names; each test that meets one tests it",
     "version.py": "one string",
     "ports.py": "shapes only: tests/contracts holds every implementation to them",
