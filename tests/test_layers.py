@@ -1,10 +1,13 @@
 """The floors of the house: imports go down only, and every module has its floor."""
 
+import re
 import subprocess
 import sys
 import tomllib
 from pathlib import Path
 from typing import Any
+
+import grimp
 
 import dispatcher
 from tests.conftest import CACHE
@@ -48,6 +51,30 @@ def test_the_emulator_is_forbidden_everything_else_there_is():
     forbidden = set(contract("The emulator shares nothing")["forbidden_modules"])
     others = {f"dispatcher.{name}" for name in top_modules() - {"emulator"}}
     assert forbidden == others
+
+
+COME_WITH = {
+    "alibabacloud_tea_openapi": "alibabacloud_fc20230330",
+    "alibabacloud_tea_util": "alibabacloud_fc20230330",
+    "botocore": "aiobotocore",
+    "darabonba": "alibabacloud_fc20230330",
+    "multidict": "aiohttp",
+    "Tea": "alibabacloud_credentials",
+    "yarl": "aiohttp",
+}
+
+
+def test_what_is_imported_is_declared():
+    graph = grimp.build_graph("dispatcher", include_external_packages=True, cache_dir=None)
+    imported = {name for name in graph.modules if not name.startswith("dispatcher")}
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
+    extras = project["optional-dependencies"].values()
+    declared = {
+        re.split(r"[\[<>=]", one)[0].replace("-", "_")
+        for one in [*project["dependencies"], *(one for extra in extras for one in extra)]
+    }
+    foreign = imported - sys.stdlib_module_names
+    assert {COME_WITH.get(name, name) for name in foreign} <= declared
 
 
 WITHOUT_EXTRAS = """
