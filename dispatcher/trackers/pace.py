@@ -45,6 +45,7 @@ class Pace:
 
     def take(self, now: float) -> None:
         """Send a request; only when `ready_at` is *now*."""
+        self._advance(now)
         assert self._tokens >= _NEARLY_ONE, self
         assert self._paused_until <= now, self
         self._tokens = max(0.0, self._tokens - 1.0)

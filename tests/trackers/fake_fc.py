@@ -91,19 +91,22 @@ class FakeFc:
                 return throttled()
         if action in self.denied:
             return denied()
-        function = path[1]
-        match action, path[2:]:
-            case "GetAsyncInvokeConfig", ["async-invoke-config"]:
-                return self._reply({"asyncTask": self.task_mode.get(function, True)})
-            case "GetAsyncTask", ["async-tasks", task_id]:
-                task = self.tasks.get(function, {}).get(task_id)
-                if task is None or not self._visible(function, task, now):
-                    body = {"Code": "AsyncTaskNotFound", "Message": "no such task"}
-                    return self._reply(body, 404)
-                return self._reply(self._record(task, now, full=True))
-            case "ListAsyncTasks", ["async-tasks"]:
-                return self._reply(self._list(function, query, now))
-        raise AssertionError((action, path))
+        function, *rest = path[1:]
+        if action == "GetAsyncInvokeConfig":
+            assert rest == ["async-invoke-config"], path
+            return self._reply({"asyncTask": self.task_mode.get(function, True)})
+        if action == "ListAsyncTasks":
+            assert rest == ["async-tasks"], path
+            return self._reply(self._list(function, query, now))
+        assert action == "GetAsyncTask", action
+        assert rest[0] == "async-tasks", path
+        return self._get(function, rest[1], now)
+
+    def _get(self, function: str, task_id: str, now: float) -> ManageReply:
+        task = self.tasks.get(function, {}).get(task_id)
+        if task is None or not self._visible(function, task, now):
+            return self._reply({"Code": "AsyncTaskNotFound", "Message": "no such task"}, 404)
+        return self._reply(self._record(task, now, full=True))
 
     def _visible(self, function: str, task: FakeTask, now: float) -> bool:
         return self.task_mode.get(function, True) and now >= task.sent_at + self.registered_s
