@@ -137,8 +137,12 @@ def _metric(family: Family) -> _Metric:
             return HistogramMetricFamily(family.name, family.meaning, labels=family.labels)
 
 
+def _escaped(match: re.Match[str]) -> str:
+    return match[0].encode("unicode_escape").decode("ascii")
+
+
 def _add(metric: _Metric, labels: Labels, value: float | HistogramView) -> None:
-    shown = [text if text.isprintable() else _UNPRINTABLE.sub("\ufffd", text) for text in labels]
+    shown = [text if text.isprintable() else _UNPRINTABLE.sub(_escaped, text) for text in labels]
     if isinstance(metric, HistogramMetricFamily):
         assert isinstance(value, HistogramView), (metric.name, value)
         assert len(value.counts) == len(value.bounds) + 1, (metric.name, value)

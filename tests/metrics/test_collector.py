@@ -90,9 +90,9 @@ async def test_words_of_the_model_are_shown_as_words():
     ("reason", "shown"),
     [
         ('a "quoted" \\ word', r"a \"quoted\" \\ word"),
-        ("line\nfeed", "line\ufffdfeed"),
-        ("half \ud800 a pair", "half \ufffd a pair"),
-        ("nul \x00", "nul \ufffd"),
+        ("line\nfeed", r"line\\nfeed"),
+        ("half \ud800 a pair", r"half \\ud800 a pair"),
+        ("nul \x00", r"nul \\x00"),
         ("限流", "限流"),
         ("narrow\u202fspace", "narrow\u202fspace"),
     ],
@@ -108,7 +108,8 @@ async def test_no_word_of_the_cloud_makes_the_page_unreadable(reason, shown):
 def test_any_words_are_still_one_page(reasons):
     async def pages() -> tuple[bytes, bytes]:
         throttles = {("cn-prod", "resize", reason): 1 for reason in reasons}
-        registry = registry_of(everything.statistics(throttles=throttles))
+        few = msgspec.structs.replace(everything.nothing_yet(), throttles=throttles)
+        registry = registry_of(few)
         return generate_latest(registry), openmetrics.generate_latest(registry)
 
     text, open_metrics = asyncio.run(pages())

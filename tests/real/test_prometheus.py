@@ -23,7 +23,7 @@ pytestmark = [pytest.mark.real_time, pytest.mark.slow]
 
 ALERTS = Path(__file__).parents[2] / "deploy" / "prometheus" / "alerts.yml"
 REASON = 'of "their" \\ own\n限流 \x00 \ud800'
-SHOWN = 'of "their" \\ own\ufffd限流 \ufffd \ufffd'
+SHOWN = 'of "their" \\ own\\n限流 \\x00 \\ud800'
 
 
 @asynccontextmanager
