@@ -28,6 +28,7 @@ _invocation: Final = msgspec.json.Decoder(wire.NewInvocation)
 _completion: Final = msgspec.json.Decoder(wire.NewCompletion)
 _encode: Final = msgspec.json.Encoder().encode
 _ID: Final = re.compile(r"[A-Za-z_][A-Za-z0-9_-]{0,127}")
+_FUNCTION: Final = re.compile(r"[A-Za-z0-9_$.-]{1,128}")
 _KEY: Final = re.compile(r"[!-~]{1,256}")
 
 _LOCATION: Final = {"Location": "Where it can be looked up."}
@@ -124,13 +125,13 @@ class Api:
     async def pause(self, request: web.Request) -> web.Response:
         """Stop sending what belongs to an account or to a function."""
         await bodies.nothing(request)
-        self._engine.pause(request.match_info["account"], request.match_info.get("function"))
+        self._engine.pause(request.match_info["account"], _function(request))
         return web.Response(status=204)
 
     async def resume(self, request: web.Request) -> web.Response:
         """Send again."""
         await bodies.nothing(request)
-        self._engine.resume(request.match_info["account"], request.match_info.get("function"))
+        self._engine.resume(request.match_info["account"], _function(request))
         return web.Response(status=204)
 
     # -- Operation -----------------------------------------------------------------------------
@@ -336,6 +337,14 @@ def _id(request: web.Request) -> str:
     if not _ID.fullmatch(invocation_id):
         raise NotFound("this cannot be the id of an invocation")
     return invocation_id
+
+
+def _function(request: web.Request) -> str | None:
+    """Return the function that the path names; None: it names none."""
+    function = request.match_info.get("function")
+    if function is not None and not _FUNCTION.fullmatch(function):
+        raise NotFound("this cannot be the name of a function")
+    return function
 
 
 def _key_of_header(request: web.Request) -> str:

@@ -10,7 +10,7 @@ import asyncio
 import logging
 from collections.abc import Iterator
 from contextlib import contextmanager
-from typing import Any, Final
+from typing import Any, Final, cast
 
 from aiohttp import http_parser, web
 from aiohttp.http_exceptions import HttpProcessingError
@@ -178,10 +178,10 @@ class GuardedHandler(web.RequestHandler):
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         """Begin, unless there are too many."""
-        assert isinstance(transport, asyncio.Transport)
-        self._wire = transport
+        # Not an instance of it on uvloop, but it has all of its methods.
+        self._wire = wire = cast("asyncio.Transport", transport)
         if not self._guard.admit(self):
-            transport.abort()
+            wire.abort()
             return
         self._start_head_timer()
         super().connection_made(transport)

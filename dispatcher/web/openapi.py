@@ -7,7 +7,7 @@ from typing import Annotated, Any, Final
 import msgspec
 from msgspec import Meta
 
-from dispatcher import __version__
+from dispatcher.version import __version__
 from dispatcher.web import problems, wire
 from dispatcher.web.routes import Route
 
@@ -21,7 +21,10 @@ _PATH_PARAMETERS: Final[Mapping[str, Any]] = {
         Meta(pattern="^[A-Za-z_][A-Za-z0-9_-]{0,127}$", description="Id of an invocation."),
     ],
     "account": wire.AccountName,
-    "function": wire.FunctionName,
+    "function": Annotated[
+        str,
+        Meta(pattern="^[A-Za-z0-9_$.-]{1,128}$", description="Name of a function of the account."),
+    ],
 }
 _ERROR_HEADERS: Final[Mapping[int, str]] = {
     401: "WWW-Authenticate",
@@ -82,9 +85,12 @@ class _Schemas:
         }
         for query in self._parameters:
             self.components.pop(query.__name__, None)  # they are spelt out where they belong
-        self.components["NewInvocation"]["not"] = {
-            "required": ["payload", "payload_base64"],
-            "properties": {"payload_base64": {"type": "string"}},
+        # What no type can say: fields that exclude each other.
+        self.components["NewInvocation"] |= _either("payload")
+        self.components["NewCompletion"] |= _either("result")
+        self.components["NewCompletion"] |= {
+            "if": {"properties": {"succeeded": {"const": True}}},
+            "then": {"properties": {"error": {"type": "null"}}},
         }
 
     def of(self, kind: Any) -> Json:
@@ -98,6 +104,16 @@ class _Schemas:
             _parameter("query", name, field, required=name in schema["required"])
             for name, field in schema["properties"].items()
         ]
+
+
+def _either(field: str) -> Json:
+    """Let bytes be given as JSON or as base64."""
+    return {
+        "not": {
+            "required": [field, f"{field}_base64"],
+            "properties": {f"{field}_base64": {"type": "string"}},
+        }
+    }
 
 
 def _kinds(route: Route) -> list[Any]:

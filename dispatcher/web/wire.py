@@ -5,7 +5,7 @@ The OpenAPI document is made of the same structs, so their descriptions speak to
 """
 
 from datetime import UTC, datetime
-from typing import Annotated
+from typing import Annotated, Final
 
 from msgspec import UNSET, Meta, Raw, Struct, UnsetType
 from msgspec.json import format as reformat
@@ -59,9 +59,9 @@ Key = Annotated[
         pattern="^[!-~]{1,256}$",
     ),
 ]
-Seconds = Annotated[float, _said("Seconds from now.", minimum=0, maximum=SECONDS_MAX)]
 Moment = Annotated[str, _said("RFC 3339, UTC.", format="date-time")]
-Base64 = Annotated[bytes, _said("Bytes that are no JSON, in base64.")]
+_BASE64: Final = "^(?:[A-Za-z0-9+/]{4})*(?:[A-Za-z0-9+/]{2}==|[A-Za-z0-9+/]{3}=)?$"
+Base64 = Annotated[bytes, _said("Bytes that are no JSON, in base64.", pattern=_BASE64)]
 
 
 # -- Requests -------------------------------------------------------------------------------------
@@ -80,7 +80,11 @@ class NewInvocation(Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tru
         | UnsetType
     ) = UNSET
     payload_base64: (
-        Annotated[bytes, _said("What the function gets, to the byte; instead of `payload`.")] | None
+        Annotated[
+            bytes,
+            _said("What the function gets, to the byte; instead of `payload`.", pattern=_BASE64),
+        ]
+        | None
     ) = None
     tenant: TenantName | None = None
     priority: (
@@ -94,9 +98,21 @@ class NewInvocation(Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tru
         ]
         | None
     ) = None
-    delay_s: Annotated[Seconds, _said("Not sent before so many seconds from now.")] | None = None
+    delay_s: (
+        Annotated[
+            float, _said("Not before so many seconds from now.", minimum=0, maximum=SECONDS_MAX)
+        ]
+        | None
+    ) = None
     expires_s: (
-        Annotated[Seconds, _said("Not sent after so many seconds from now; more than `delay_s`.")]
+        Annotated[
+            float,
+            _said(
+                "Not sent after so many seconds from now; more than `delay_s`.",
+                exclusiveMinimum=0,
+                maximum=SECONDS_MAX,
+            ),
+        ]
         | None
     ) = None
     idempotency_key: Key | None = None
@@ -114,7 +130,10 @@ class ErrorText(Struct, frozen=True, forbid_unknown_fields=True):
     message: Annotated[str, Meta(max_length=65_536)]
     kind: Annotated[str, Meta(max_length=256)] = "FunctionError"
     reason: Annotated[str, Meta(max_length=256)] | None = None
-    status: Annotated[int, Meta(ge=100, le=599)] | None = None
+    # A number, not an integer: to JSON Schema 500.0 is an integer as well.
+    status: (
+        Annotated[float, Meta(ge=100, le=599), _said("An HTTP status.", multipleOf=1)] | None
+    ) = None
 
 
 class NewCompletion(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
@@ -128,10 +147,6 @@ class NewCompletion(Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tru
             str | ErrorText,
             _said("Why it did not succeed: a text, or an object with a message."),
         ]
-        | None
-    ) = None
-    attempt: (
-        Annotated[int, Meta(ge=1, le=1_000_000, description="Which attempt; else the current.")]
         | None
     ) = None
 
@@ -263,15 +278,21 @@ def completion_of(body: NewCompletion, invocation_id: str) -> Completion:
     failure = None
     if not body.succeeded:
         said = body.error if body.error is not None else "the function failed"
-        text = ErrorText(message=said) if isinstance(said, str) else said
-        failure = Failure(text.kind, text.message, text.reason, text.status)
+        failure = _failure(ErrorText(said) if isinstance(said, str) else said)
     return Completion(
         id=invocation_id,
         verdict=Verdict.SUCCEEDED if body.succeeded else Verdict.FAILED,
-        attempt=body.attempt,
         result=_bytes_of("result", body.result, body.result_base64),
         failure=failure,
     )
+
+
+def _failure(said: ErrorText) -> Failure:
+    if said.status is None:
+        return Failure(said.kind, said.message, said.reason)
+    if not said.status.is_integer():
+        raise Invalid("not an HTTP status", pointer="/error/status")
+    return Failure(said.kind, said.message, said.reason, int(said.status))
 
 
 def query_of(wanted: Filter, state: State | None = None) -> Query:

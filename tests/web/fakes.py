@@ -1,6 +1,7 @@
 """An engine that keeps everything in a dict and sends nothing, with switches for what can go wrong."""
 
 import asyncio
+import re
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -94,6 +95,8 @@ class FakeEngine:
         rules = self.settings.accounts.get(invocation.account)
         if rules is None:
             raise Invalid(f"there is no account {invocation.account!r}", pointer="/account")
+        if invocation.callback_url is not None:
+            raise Invalid("no host is allowed to be called back", pointer="/callback_url")
         place = Place(rules.provider, rules.account_id, rules.region)
         examine(invocation, rules, place, lambda _: PAYLOAD_MAX_BYTES)
         known = self._keys.get((invocation.account, invocation.idempotency_key or ""))
@@ -141,7 +144,7 @@ class FakeEngine:
     async def find(
         self, query: Query, *, after: str | None = None, limit: int = 100
     ) -> tuple[list[View], str | None]:
-        if after is not None and not after.isdecimal():
+        if after is not None and not re.fullmatch("[0-9]{1,9}", after):
             raise Invalid("not a cursor", pointer="/after")
         views = [view for view in reversed(self.views.values()) if _fits(view.record, query)]
         begin = int(after or 0)

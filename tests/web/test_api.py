@@ -482,14 +482,13 @@ async def test_stopping_what_runs_is_202(face, engine):
 
 async def test_a_completion_is_204_however_often_it_comes(face, engine):
     engine.put(replace(ENDED, state=State.RUNNING))
-    body = {"succeeded": True, "result": {"b": 1}, "attempt": 2}
+    body = {"succeeded": True, "result": {"b": 1}}
     for _ in range(2):
         async with face.post("/v1/invocations/i1/completion", json=body) as response:
             assert response.status == 204
             assert await response.read() == b""
     assert engine.completions[0].verdict is Verdict.SUCCEEDED
     assert engine.completions[0].result == b'{"b":1}'
-    assert engine.completions[0].attempt == 2
 
 
 @pytest.mark.parametrize(
@@ -523,7 +522,8 @@ async def test_a_failure_may_be_told_as_text_or_as_an_object(face, engine, error
         ({"succeeded": False, "error": {"message": "x", "status": "x"}}, "/error/status"),
         ({"succeeded": False, "error": {"message": "x", "trace": "x"}}, "/error/trace"),
         ({"succeeded": True, "result": 1, "result_base64": "AA=="}, "/result_base64"),
-        ({"succeeded": True, "attempt": 0}, "/attempt"),
+        ({"succeeded": False, "error": {"message": "x", "status": 500.5}}, "/error/status"),
+        ({"succeeded": False, "error": {"message": "x", "status": 600}}, "/error/status"),
     ],
 )
 async def test_a_wrong_completion_is_422_and_is_named(face, engine, body, pointer):
@@ -606,7 +606,7 @@ async def test_accounts_and_functions_are_paused_and_resumed(face, engine):
         "/v1/accounts/cn/pause",
         "/v1/accounts/cn/resume",
         "/v1/accounts/cn/functions/service%24resize/pause",
-        "/v1/accounts/cn/functions/a%2Fb/resume",
+        "/v1/accounts/cn/functions/a.b/resume",
     ):
         async with face.post(URL(path, encoded=True)) as response:
             assert response.status == 204
@@ -614,10 +614,12 @@ async def test_accounts_and_functions_are_paused_and_resumed(face, engine):
         ("pause", "cn", None),
         ("resume", "cn", None),
         ("pause", "cn", "service$resize"),
-        ("resume", "cn", "a/b"),
+        ("resume", "cn", "a.b"),
     ]
-    async with face.post("/v1/accounts/nobody/pause") as response:
-        await refused(response, 404)
+    for nobody in ("nobody/pause", "cn/functions/a%2Fb/pause", "cn/functions/null,null/resume"):
+        async with face.post(URL(f"/v1/accounts/{nobody}", encoded=True)) as response:
+            await refused(response, 404)
+    assert len(engine.switches) == 4
 
 
 # -- Operation ------------------------------------------------------------------------------------
