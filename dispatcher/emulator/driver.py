@@ -52,7 +52,8 @@ class Driver:
         """By account id and name."""
         self._answers: dict[Invocation, asyncio.Future[None]] = {}
         self._waiters: dict[Queue, deque[_Waiter]] = {}
-        self._timer: asyncio.TimerHandle | None = None
+        self._timer: asyncio.Handle | None = None
+        self._timer_at = 0.0
         self._closed = False
         for account in settings.accounts.values():
             for name in account.queues:
@@ -197,10 +198,12 @@ class Driver:
         # A timer that fires too early costs one look; making a new one each time costs more.
         if self._closed or deadline is None:
             return
-        if self._timer is not None and self._timer.when() <= deadline:
+        if self._timer is not None and self._timer_at <= deadline:
             return
         if self._timer is not None:
             self._timer.cancel()
+        # Its own `when` is not asked: uvloop gives another kind of handle for what is due.
+        self._timer_at = deadline
         self._timer = self._loop.call_at(deadline, self._fire)
 
     def _fire(self) -> None:
