@@ -13,6 +13,7 @@ import importlib.util
 import json
 import logging
 import os
+import re
 import signal
 import sys
 import time
@@ -132,18 +133,23 @@ def _die_of(number: signal.Signals) -> None:
 # -- Logs
 
 
+#: A message may begin with the stable name of its event.
+_EVENT = re.compile(r"([a-z]+(?:_[a-z]+)*): ")
+
+
 class _JsonLines(logging.Formatter):
     """One JSON object a line: nothing that anybody sends can begin a line of its own."""
 
     def format(self, record: logging.LogRecord) -> str:
-        event, colon, text = record.getMessage().partition(": ")
+        text = record.getMessage()
+        named = _EVENT.match(text)
         line = {
             "ts": f"{time.strftime('%Y-%m-%dT%H:%M:%S', time.gmtime(record.created))}"
             f".{int(record.msecs):03d}Z",
             "level": record.levelname.lower(),
             "logger": record.name,
-            "event": event if colon else "message",
-            "message": text if colon else event,
+            "event": named[1] if named else "message",
+            "message": text[named.end() :] if named else text,
         }
         if record.exc_info:
             line["exception"] = self.formatException(record.exc_info)

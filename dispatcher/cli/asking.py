@@ -4,16 +4,18 @@ import json
 import os
 import sys
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 from rich.console import Console
 from rich.table import Table
 
 from dispatcher.cli.codes import Code
-from dispatcher.client import BlockingClient
 from dispatcher.core.model import CallType, Invocation, Query, Record, State
 from dispatcher.core.views import AccountView
+
+if TYPE_CHECKING:
+    from dispatcher.client import BlockingClient
 
 Url = Annotated[
     str,
@@ -36,7 +38,9 @@ DEFAULT_URL = "http://127.0.0.1:8700"
 dead = typer.Typer(no_args_is_help=True, help="List dead invocations, or let them run again.")
 
 
-def _client(url: str, token_file: Path | None) -> BlockingClient:
+def _client(url: str, token_file: Path | None) -> "BlockingClient":
+    from dispatcher.client import BlockingClient  # noqa: PLC0415 -- `serve` starts without it
+
     token = None if token_file is None else token_file.read_text(encoding="utf-8").split()[0]
     return BlockingClient(url, token=token)
 

@@ -64,11 +64,17 @@ async def run(fast: bool = False) -> bool:  # noqa: FBT001, FBT002 -- the comman
             await _calm(http, world.cloud)
             async with world.sidecar() as sidecar:
                 facts = await _with(console, world.cloud, sidecar, http, total)
-    except WorldError as error:
-        console.print(str(error), style="red", markup=False)
+    except (WorldError, aiohttp.ClientError, ExceptionGroup) as error:
+        console.print(str(_first(error)), style="red", markup=False)
         return False
     _verdict(console, facts)
     return facts.held
+
+
+def _first(error: Exception) -> Exception:
+    while isinstance(error, ExceptionGroup):
+        error = error.exceptions[0]
+    return error
 
 
 def _http() -> aiohttp.ClientSession:

@@ -135,6 +135,10 @@ async def _running(log: Path, args: tuple[str, ...], told: str) -> AsyncIterator
         )
     try:
         yield await _told(process, log, told)
+    except BaseException as error:
+        if process.returncode is not None:
+            raise WorldError(_last_words(log, "ended too early")) from error
+        raise
     finally:
         with anyio.CancelScope(shield=True):
             await _end(process)
@@ -146,8 +150,12 @@ async def _told(process: Process, log: Path, pattern: str) -> str:
             if found := re.search(pattern, log.read_text()):
                 return found[1]
             await anyio.sleep(0.05)
-    lines = log.read_text().splitlines()[-15:]
-    raise WorldError("\n".join([f"{log.stem} did not start:", *lines]))
+    raise WorldError(_last_words(log, "did not start"))
+
+
+def _last_words(log: Path, what: str) -> str:
+    lines = log.read_text(errors="replace").splitlines()[-20:]
+    return "\n".join([f"the {log.stem} {what}; its log ends:", *lines])
 
 
 async def _end(process: Process) -> None:
