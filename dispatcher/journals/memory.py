@@ -146,22 +146,27 @@ class MemoryJournal:
             case Sending(attempt=attempt, at_ms=at_ms) if record.ended_ms is None:
                 record.state = State.SENDING
                 record.attempt = attempt
-                record.sent_ms = at_ms
-                record.first_sent_ms = record.first_sent_ms or at_ms
                 record.request_id = None
+                self._sent(record, at_ms)
             case Running(request_id=request_id, at_ms=at_ms) if record.ended_ms is None:
                 record.state = State.RUNNING
                 record.request_id = request_id
-                record.sent_ms = at_ms
+                self._sent(record, at_ms)
             case _:
                 pass
+
+    @staticmethod
+    def _sent(record: Record, at_ms: int) -> None:
+        record.sent_ms = at_ms
+        if record.first_sent_ms is None:
+            record.first_sent_ms = at_ms
 
     def _end(self, kept: _Kept, end: Ended) -> None:
         self._forget_end(kept)
         record = kept.record
         record.state = end.state
         record.ended_ms = end.at_ms
-        record.request_id = end.request_id or record.request_id
+        record.request_id = record.request_id if end.request_id is None else end.request_id
         record.result = end.result
         record.failure = end.failure
         record.estimated = end.estimated

@@ -51,7 +51,8 @@ class Statement(StrEnum):
             due_ms = coalesce(change.due_ms, invocations.due_ms),
             ended_ms = change.ended_ms,
             request_id = iif(
-                change.state = 'sending', NULL, coalesce(change.request_id, invocations.request_id)
+                change.state = 'sending' AND change.sent_ms IS NOT NULL,
+                NULL, coalesce(change.request_id, invocations.request_id)
             ),
             failure = iif(change.sent_ms IS NULL, change.failure, invocations.failure),
             estimated = change.estimated
