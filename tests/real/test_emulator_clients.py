@@ -1,6 +1,7 @@
 """The emulator as seen by software nobody here wrote: AWS's and Alibaba Cloud's own clients."""
 
 import asyncio
+import gc
 import json
 import os
 import shutil
@@ -13,7 +14,13 @@ import pytest
 
 from dispatcher.emulator import Account, Emulator, Fault, Function, Settings
 
-pytestmark = pytest.mark.real_time
+pytestmark = [
+    pytest.mark.real_time,
+    # The FC SDKs leave their sockets to the garbage collector; so it runs in here, not in
+    # somebody else's test.
+    pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning"),
+    pytest.mark.filterwarnings("ignore::ResourceWarning"),
+]
 
 KEYS = {"AKIDTEST": "c2VjcmV0LW9mLXRlc3Rz", "AKIDSTS": "c2VjcmV0LW9mLXN0cw"}
 FAILS = b'{"emulate": {"fail": true}}'
@@ -54,10 +61,16 @@ SETTINGS = Settings(
 )
 
 
+_clients: list[Any] = []
+
+
 @pytest.fixture
 async def emulator() -> AsyncIterator[Emulator]:
     async with Emulator(SETTINGS) as running:
         yield running
+        while _clients:
+            _clients.pop().close()
+    gc.collect()
 
 
 async def until(emulator: Emulator, account: str, **counts: int) -> None:
@@ -77,13 +90,15 @@ def boto(emulator: Emulator, service: str, **fields: Any) -> Any:
     from botocore.config import Config
 
     fields = {"aws_access_key_id": "AKIDTEST", "aws_secret_access_key": KEYS["AKIDTEST"], **fields}
-    return boto3.client(
+    client = boto3.client(
         service,
         region_name="eu-west-1",
         endpoint_url=emulator.url,
         config=Config(retries={"total_max_attempts": 1}),
         **fields,
     )
+    _clients.append(client)
+    return client
 
 
 def refused(call: Any, **fields: Any) -> tuple[int, str, dict[str, Any]]:
