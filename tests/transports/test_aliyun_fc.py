@@ -187,6 +187,21 @@ async def test_a_function_may_take_its_time():
         assert other.timed_out
 
 
+async def test_requests_in_flight_are_bounded():
+    async def handle(request: Request, peer: Peer):
+        await anyio.sleep(1)
+        await accept(request, peer)
+
+    async with opened(handle, requests_max=2) as (transport, server):
+        async with anyio.create_task_group() as tasks:
+            for _ in range(6):
+                tasks.start_soon(transport.send, TASK)
+        assert server.connections == 2
+        assert anyio.current_time() == 3
+        assert len(server.requests) == 6
+
+
+@pytest.mark.real_time  # the kernel takes its time with so many bytes
 async def test_a_large_payload_and_a_large_reply():
     async def handle(request: Request, peer: Peer):
         await peer.reply("200 OK", request.body)

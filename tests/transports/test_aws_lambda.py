@@ -185,6 +185,7 @@ async def test_requests_in_flight_are_bounded():
         assert len(server.requests) == 6
 
 
+@pytest.mark.real_time  # the kernel takes its time with so many bytes
 async def test_a_large_payload_and_a_large_reply():
     async def handle(request: Request, peer: Peer):
         await peer.reply("200 OK", request.body)
