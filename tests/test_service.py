@@ -97,7 +97,7 @@ def test_a_drain_lets_what_is_in_flight_come_back_and_refuses_the_rest(tmp_path,
         time.sleep(0.3)
         sidecar.signal(signal.SIGTERM)
         sidecar.wait_for("draining")
-        status, problem = sidecar.call("POST", "/v1/invocations", JOB)
+        status, _ = sidecar.call("POST", "/v1/invocations", JOB)
         assert (status, sidecar.call("GET", "/readyz")[0]) == (503, 503)
         assert sidecar.call("GET", f"/v1/invocations/{accepted['id']}")[1]["state"] == "sending"
         assert sidecar.wait() == 0
