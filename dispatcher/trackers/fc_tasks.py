@@ -120,17 +120,20 @@ class FcTasks:
             looks.start_soon(self._look, look, report)
 
     async def _look(self, look: Look, report: Report) -> None:
+        sent_at = anyio.current_time()
         try:
-            sent_at = anyio.current_time()
             reply = await self._send(look)
-            now = anyio.current_time()
-            if isinstance(reply, tuple):
-                self._watchlist.clock.observe(_date(reply[1]), sent_at, now)
-            news = self._take(look, reply, now)
+        except BaseException:
+            # Cancelled: whoever runs this next has to ask again.
+            self._watchlist.interrupted(look, anyio.current_time())
+            raise
         finally:
             self._in_flight -= 1
             self._changed.set()
-        self._tell(news, report)
+        now = anyio.current_time()
+        if isinstance(reply, tuple):
+            self._watchlist.clock.observe(reply[1].get("Date"), sent_at, now)
+        self._tell(self._take(look, reply, now), report)
 
     # -- Asking
 
@@ -256,10 +259,6 @@ def _why(body: bytes) -> str:
     except msgspec.DecodeError:
         return ""
     return f"{refusal.code}: {refusal.message}"[:500] if refusal.code else ""
-
-
-def _date(headers: Mapping[str, str]) -> str | None:
-    return headers.get("Date")
 
 
 def _qualified(qualifier: str | None) -> dict[str, str]:

@@ -332,6 +332,10 @@ class Watchlist:
         self._ask_again(look, now, now)
         return self._settle_results()
 
+    def interrupted(self, look: Look, now: float) -> None:
+        """Take note that nobody waited for the answer."""
+        self._ask_again(look, now, now)
+
     # -- What follows
 
     def _is_watched(self, run: Run) -> bool:

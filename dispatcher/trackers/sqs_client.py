@@ -109,13 +109,12 @@ class _Lent:
 class SqsClients:
     """Keeps a client for the host of a queue open."""
 
-    def __init__(self, account: AccountSettings) -> None:
-        """Raises `ConfigError` if aiobotocore is not installed."""
+    def __init__(self, account: AccountSettings, *, name: str) -> None:
+        """Open nothing yet. Raises `ConfigError` if aiobotocore is not installed."""
         assert account.completion_queue is not None, account.account_id
         if importlib.util.find_spec("aiobotocore") is None:
-            raise ConfigError(
-                [("", 'completion_queue needs the extra "aws": install serverless-dispatcher[aws]')]
-            )
+            problem = 'needs the extra "aws" of this package, which is not installed'
+            raise ConfigError([(f"accounts.{name}.completion_queue", problem)])
         # Not the host that SQS has in that region: the queue may be behind a VPC endpoint.
         self._endpoint = str(URL(account.completion_queue).origin())
         self._region = account.region

@@ -76,7 +76,7 @@ class SqsDestinations:
         assert account.completion_queue is not None, name
         self._queue = account.completion_queue
         self._name = name
-        self._clients: Clients = clients or SqsClients(account)
+        self._clients: Clients = clients or SqsClients(account, name=name)
         self._uniform = uniform
         self._inbox = Inbox()
         self._report: Report | None = None
