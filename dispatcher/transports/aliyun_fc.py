@@ -4,6 +4,7 @@ The transport of Alibaba Cloud Function Compute: the API of 2023-03-30, signed b
 That API reaches functions of FC 2.0 as well, under the name `service$function`.
 """
 
+import asyncio
 import functools
 import logging
 import secrets
@@ -194,9 +195,10 @@ class FcTransport:
 
     async def aclose(self) -> None:
         """Close the connections; sends in flight are lost."""
-        await self._keyring.aclose()
-        await self._wire.aclose()
-        await self._management.aclose()
+        try:
+            await self._keyring.aclose()
+        finally:
+            await asyncio.gather(self._wire.aclose(), self._management.aclose())
 
     def _make_target(self, function: str, qualifier: str | None) -> _Target:
         query = {} if qualifier is None else {"qualifier": qualifier}

@@ -126,8 +126,10 @@ class LambdaTransport:
 
     async def aclose(self) -> None:
         """Close the connections; sends in flight are lost."""
-        await self._keyring.aclose()
-        await self._wire.aclose()
+        try:
+            await self._keyring.aclose()
+        finally:
+            await self._wire.aclose()
 
     def _make_target(self, function: str, qualifier: str | None) -> _Target:
         path = f"/2015-03-31/functions/{signing.path_segment(function)}/invocations"

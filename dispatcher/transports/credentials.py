@@ -214,7 +214,7 @@ class Keyring:
     async def _load(self, *, renew: bool) -> None:
         try:
             async with asyncio.timeout(LOAD_MAX_S):
-                keys = await self._source.load(self._in_thread, renew=renew)
+                keys = _usable(await self._source.load(self._in_thread, renew=renew))
         except Exception as error:  # noqa: BLE001 -- the chains raise what they like
             self._failures += 1
             kind = "" if isinstance(error, DispatcherError) else f"{type(error).__name__}: "
@@ -250,6 +250,14 @@ class Keyring:
 
     async def _in_thread(self, function: Callable[[*Ts], T], *args: *Ts) -> T:
         return await asyncio.get_running_loop().run_in_executor(self._threads, function, *args)
+
+
+def _usable(keys: Keys) -> Keys:
+    """Return *keys* if a request can bear them. Raises `CredentialsError`."""
+    for part in keys:
+        if part is not None and not (part and part.isascii() and part.isprintable()):
+            raise CredentialsError("the keys that were found are empty, or no printable ASCII")
+    return keys
 
 
 def _without(keys: Keys, denied: Denied) -> Denied:

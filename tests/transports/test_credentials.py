@@ -283,6 +283,15 @@ async def test_the_environment(monkeypatch):
         assert await keyring.signed(Cloud(Keys("AK", "s", "t"))) == Accepted("r")
 
 
+@pytest.mark.parametrize(
+    "keys", [Keys("", "s"), Keys("AK", ""), Keys("AK", "s", "a\nb"), Keys("AK", "\u4e2d", None)]
+)
+async def test_keys_that_no_header_bears_are_not_used(keys: Keys, caplog):
+    async with opened(Scripted(keys)) as keyring:
+        assert isinstance(await keyring.signed(Cloud(keys)), Denied)
+    assert "no printable ASCII" in caplog.text
+
+
 # -- Secrets --------------------------------------------------------------------------------------
 
 
