@@ -151,8 +151,10 @@ def _examine(path: Path, connect: Connect) -> None:
     """Raise `JournalError` if the file at *path* is not a whole journal that we can read."""
     wal, rollback = Path(f"{path}-wal"), Path(f"{path}-journal")
     wal_bytes = wal.stat().st_size if wal.exists() else None
-    if rollback.exists() and wal_bytes is None:
-        return  # it was stopped while it was made: nothing was ever accepted
+    if rollback.exists():
+        # It was stopped while it was made. The first commit to the log makes the end of this
+        # file durable, too, so nothing was ever accepted; SQLite will clear up.
+        return
     if path.stat().st_size == 0:
         if wal_bytes:
             raise JournalDamaged(f"{path} is empty, and {wal} is not: the file has been lost")

@@ -256,6 +256,7 @@ def _open_writer(
             if not is_full(error.__cause__) or not reserve.spend():
                 raise
             connection = open_for_writing(path, connect)
+        disk.sync_folder(path.parent)
         return Writer(
             connection,
             lock=lock,
