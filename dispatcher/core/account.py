@@ -1,17 +1,31 @@
 """One account: its gates, its functions, its tenants and what waits of it."""
 
-from collections.abc import MutableMapping
+import math
+from collections.abc import Iterator, MutableMapping
 from typing import Any, Final
 
-from dispatcher.core.backlog import Backlog, Job, Lane, TenantQueue
-from dispatcher.core.gates import AccountGate, Blocked, FunctionGate, Slot, TenantGate, rules_for
-from dispatcher.core.model import AccountRules, GateKind, TenantRules
+from dispatcher.core.backlog import Backlog
+from dispatcher.core.gates import (
+    AccountGate,
+    Blocked,
+    FunctionGate,
+    Slot,
+    TenantGate,
+    rules_for,
+)
+from dispatcher.core.job import Job
+from dispatcher.core.lanes import Lane, TenantQueue
+from dispatcher.core.lazy_heap import LazyHeap
+from dispatcher.core.model import AccountRules, GateKind, Outcome, TenantRules, Throttled
+from dispatcher.core.retry import retry_after_s
 from dispatcher.core.views import FunctionView, Labels, Queued, TenantView, WaitingFor
 
 #: Functions without a section that get a metric label of their own.
 LABELS_MAX: Final = 100
 #: Idle functions without a section, and idle tenants, that are remembered.
 IDLE_KEPT: Final = 1024
+#: What a run is thought to take before anything is known, for the charge at its launch.
+UNKNOWN_RUN_S: Final = 1.0
 
 OTHER: Final = "other"
 DEFAULT: Final = "default"
@@ -25,7 +39,7 @@ class Account:
         self.gate = AccountGate(name, rules)
         self.backlog = Backlog()
         self.functions: dict[str, FunctionGate] = {}
-        self.closed_functions: set[str] = set()
+        self._closings: LazyHeap[tuple[float, str, FunctionGate]] = LazyHeap(_still_closed)
         #: Invocations that hold a slot, by the labels of their function and tenant.
         self.in_flight: dict[tuple[str, str], int] = {}
         self.blocked_by: GateKind | None = None
@@ -65,7 +79,9 @@ class Account:
             tenants = self.gate.rules.tenants
             label = name if name in tenants or name == DEFAULT else OTHER
             gate = TenantGate(tenants.get(name, TenantRules()))
-            queue = self.backlog.tenants[name] = TenantQueue(self.name, name, label, gate)
+            queue = self.backlog.tenants[name] = TenantQueue(
+                self.name, name, label, gate, self.backlog.next_serial()
+            )
         return queue
 
     def lane(self, function: str, qualifier: str | None, tenant: str) -> Lane:
@@ -85,61 +101,105 @@ class Account:
         self._forget_functions_at = IDLE_KEPT + 2 * len(self.functions)
 
     def _forget_tenants(self) -> None:
-        rules = self.gate.rules.tenants
-        for name, queue in list(self.backlog.tenants.items()):
-            if name not in rules and name != DEFAULT:
-                self.backlog.forget_idle(queue)
+        known = {DEFAULT, *self.gate.rules.tenants}
+        self.backlog.forget_idle(self.backlog.tenants.keys() - known, IDLE_KEPT // 2)
         self._forget_tenants_at = IDLE_KEPT + 2 * len(self.backlog.tenants)
 
     # -- Slots
 
-    def take(self, job: Job, slot: Slot) -> None:
-        """Give *job* the slot, counted at every gate."""
+    def take(self, job: Job, now: float) -> Slot:
+        """Give *job* a slot, counted at every gate and charged to its tenant in advance."""
         assert job.slot is None, job.id
         lane = job.lane
-        self.gate.take(lane.function.take(slot.qualifier))
-        lane.tenant.gate.take(slot.share)
-        slot.labels = (lane.function.label, lane.tenant.label)
+        function, tenant = lane.function, lane.tenant
+        share = function.rules.instance_concurrency
+        slot = job.slot = Slot(
+            attempt=job.attempt,
+            qualifier=lane.qualifier,
+            share=share,
+            price=1 / share / tenant.gate.rules.weight,
+            labels=(function.label, tenant.label),
+            taken_at=now,
+            charged_s=UNKNOWN_RUN_S if function.duration_s is None else function.duration_s,
+        )
+        self.gate.take(function.take(slot.qualifier))
+        tenant.gate.take(share)
         self.in_flight[slot.labels] = self.in_flight.get(slot.labels, 0) + 1
-        job.slot = slot
+        tenant.pays(slot.charged_s, slot)
+        self.backlog.rerank(tenant)
+        return slot
 
-    def give_back(self, job: Job) -> Slot:
-        """Take the slot of *job* back and let others use the room."""
+    def give_back(self, job: Job, now: float) -> None:
+        """Take the slot of *job* back, settle what it cost, and let others use the room."""
         slot, lane = job.slot, job.lane
         assert slot is not None, job.id
         job.slot = None
         self.in_flight[slot.labels] -= 1
         self.gate.give_back(lane.function.give_back(slot.qualifier))
         lane.tenant.gate.give_back(slot.share)
+        lane.tenant.pays(now - slot.taken_at - slot.charged_s, slot)
         self.backlog.rerank(lane.tenant)
-        self.backlog.wake_one(lane.function)
-        return slot
+        self.backlog.room_at(lane.function)
+
+    def next_to_go(self, now: float) -> Job | GateKind | None:
+        """
+        Return the job that is to be launched now, with its slot taken; None: nothing is due.
+
+        Where something is due and may not go, return the gate that says no.
+        """
+        if not self.backlog.due:
+            return None
+        if (shut := self.gate.shut(now)) is not None:
+            return shut.gate
+        if (job := self.backlog.next_resend(now)) is not None:
+            self.backlog.resend(job)
+            return job
+        lane = self.backlog.next_lane(now)
+        if lane is None:
+            return GateKind.FUNCTION if self.backlog.any_parked else GateKind.TENANT
+        if self.gate.full(lane.function.instances_for_one_more(lane.qualifier)):
+            return GateKind.ACCOUNT
+        job = self.backlog.take(lane)
+        self.take(job, now)
+        return job
+
+    def answered(self, function: FunctionGate, slot: Slot, outcome: Outcome, now: float) -> bool:
+        """Count a send as over; True: the circuit opened for what came of it."""
+        if isinstance(outcome, Throttled) and outcome.retry_after_s is not None:
+            until = now + retry_after_s(outcome)
+            if outcome.gate is GateKind.FUNCTION:
+                self._close(function, until)
+            else:
+                self.gate.close(outcome, until)
+        return self.gate.answered(slot, outcome, now)
 
     # -- Time
 
+    def _close(self, function: FunctionGate, until: float) -> None:
+        if until > function.closed_until:
+            was_closed = function.closed_until > -math.inf
+            function.closed_until = until
+            self._closings.push((until, function.name, function))
+            if was_closed:
+                self._closings.lapse()
+
     def reopen(self, now: float) -> None:
         """Let out what waits for functions whose closing time is over."""
-        for name in list(self.closed_functions):
-            gate = self.functions.get(name)
-            if gate is None or gate.closed_until <= now:
-                self.closed_functions.discard(name)
-                if gate is not None:
-                    self.backlog.wake_all(gate)
+        while (entry := self._closings.first()) is not None and entry[0] <= now:
+            function = self._closings.pop()[2]
+            function.closed_until = -math.inf
+            self.backlog.opened(function)
 
-    def times(self, now: float) -> list[float]:
-        """Return the times after *now* at which time alone lets something happen."""
-        times = [
-            gate.closed_until
-            for name in self.closed_functions
-            if (gate := self.functions.get(name)) is not None
-        ]
+    def times(self, now: float) -> Iterator[float]:
+        """Give the times after *now* at which time alone lets something happen."""
+        if (closing := self._closings.first()) is not None:
+            yield closing[0]
         if (at := self.backlog.next_time()) is not None:
-            times.append(at)
+            yield at
         if self.backlog.due:
             shut = self.gate.shut(now)
             if shut is not None and shut.until is not None:
-                times.append(shut.until)
-        return times
+                yield shut.until
 
     def note_blocked(
         self, gate: GateKind | None, now: float, seconds: MutableMapping[Labels, float]
@@ -152,13 +212,22 @@ class Account:
 
     # -- Rules that change
 
+    def pause(self, function: str | None, *, paused: bool) -> None:
+        """Stop or resume all sends, or those to one function."""
+        if function is None:
+            self.gate.paused = paused
+            return
+        gate = self.function(function)
+        gate.paused = paused
+        self.backlog.opened(gate)
+
     def set_rules(self, rules: AccountRules) -> None:
         """Take new limits, functions and tenants; what is held stays held."""
         self.gate.set_rules(rules)
         for name, function in self.functions.items():
             function.listed = name in rules.functions
-            self.gate.in_use += function.set_rules(rules_for(rules.functions, name))
-            self.backlog.wake_all(function)
+            self.gate.take(function.set_rules(rules_for(rules.functions, name)))
+            self.backlog.opened(function)
         for name in rules.functions:
             if name != "*":
                 self.function(name).label = name
@@ -172,40 +241,41 @@ class Account:
 
     def waiting_for(self, job: Job, now: float) -> WaitingFor:
         """Say which gate *job* waits for."""
-        lane = job.lane
         if job.waits_for is not None and job.wakes_at > now:
             return WaitingFor(
-                gate=job.waits_for, name=lane.function.name, until_s=job.wakes_at - now
+                gate=job.waits_for, name=job.lane.function.name, until_s=job.wakes_at - now
             )
-        return _explained(self._blocked(lane, now), now)
+        return _explained(self._blocked(job, now), now)
 
-    def _blocked(self, lane: Lane, now: float) -> Blocked:
+    def _blocked(self, job: Job, now: float) -> Blocked:
+        lane = job.lane
+        function, tenant = lane.function, lane.tenant
         shut = self.gate.shut(now)
         if shut is not None and shut.gate is not GateKind.RATE:
             return shut
-        if (blocked := lane.function.blocked(lane.qualifier, now)) is not None:
+        if (blocked := function.shut(now)) is not None:
             return blocked
-        tenant = lane.tenant.gate
-        if not tenant.fits(lane.function.rules.instance_concurrency):
-            return Blocked(GateKind.TENANT, lane.tenant.name, tenant.rules.limit, tenant.in_use)
-        instances = lane.function.instances_for_one_more(lane.qualifier)
-        if (blocked := self.gate.full(instances)) is not None:
-            return blocked
+        if job.slot is None:
+            if lane.line is not None or function.blocked(lane.qualifier, now) is not None:
+                rules = function.rules
+                return Blocked(
+                    GateKind.FUNCTION, function.name, rules.instances_max, function.in_use
+                )
+            if tenant.at_ceiling or not lane.fits_tenant:
+                held = tenant.gate
+                return Blocked(GateKind.TENANT, tenant.name, held.rules.limit, held.in_use)
+            if self.gate.full(1):
+                return Blocked(GateKind.ACCOUNT, self.name, self.gate.limit, self.gate.in_use)
         # Nothing but the order, or the pump that has not come round yet.
         return shut or Blocked(GateKind.ACCOUNT, self.name, self.gate.limit, self.gate.in_use)
 
     def function_views(self) -> dict[str, FunctionView]:
         """Return every function that is listed or in use."""
-        queued: dict[str, int] = {}
-        for tenant in self.backlog.tenants.values():
-            for lane in tenant.lanes.values():
-                if lane.count:
-                    queued[lane.function.name] = queued.get(lane.function.name, 0) + lane.count
         return {
             name: FunctionView(
                 limit=gate.rules.instances_max,
                 in_use=gate.in_use,
-                queued=queued.get(name, 0),
+                queued=gate.queued,
                 paused=gate.paused,
             )
             for name, gate in self.functions.items()
@@ -246,3 +316,7 @@ def _explained(blocked: Blocked, now: float) -> WaitingFor:
     if blocked.until is not None:
         fields["until_s"] = max(0.0, blocked.until - now)
     return WaitingFor(gate=blocked.gate, name=blocked.name, **fields)
+
+
+def _still_closed(entry: tuple[float, str, FunctionGate]) -> bool:
+    return entry[2].closed_until == entry[0]

@@ -7,17 +7,27 @@ from all of them together, and gives back when the slot ends.
 
 import math
 from collections.abc import Mapping
-from typing import Final
+from typing import Any, Final
 
 from msgspec import Struct
 
-from dispatcher.core.model import AccountRules, FunctionRules, GateKind, TenantRules
+from dispatcher.core.circuit import Circuit
+from dispatcher.core.model import (
+    AccountRules,
+    Denied,
+    FunctionRules,
+    GateKind,
+    Lost,
+    NotSent,
+    Outcome,
+    TenantRules,
+    Throttled,
+)
+from dispatcher.core.rate import Rate
 from dispatcher.core.retry import Budget
 
-#: How long sends of an account stop after its credentials or rights were refused, first and
-#: at most. Each refusal of the single probe after that doubles the time.
-CIRCUIT_FIRST_S: Final = 30.0
-CIRCUIT_MAX_S: Final = 300.0
+#: The weight of the latest run in what a function's runs are thought to take.
+LEARNING: Final = 0.1
 
 
 class Blocked(Struct, frozen=True):
@@ -30,7 +40,7 @@ class Blocked(Struct, frozen=True):
     until: float | None = None
 
 
-class Slot(Struct, eq=False):
+class Slot(Struct, eq=False, kw_only=True):
     """
     The right of one attempt to run: taken from every gate at once, given back once.
 
@@ -40,12 +50,18 @@ class Slot(Struct, eq=False):
     attempt: int
     qualifier: str | None
     share: int  #: invocations per instance: it counts 1/share at the tenant's gate
+    price: float  #: what a second costs its tenant's place in the order: 1/share/weight
+    labels: tuple[str, str]  #: of its function and tenant
     taken_at: float
-    deadline: float
-    charged_s: float = 0.0
-    """Instance-seconds that its tenant was charged in advance."""
-    labels: tuple[str, str] = ("", "")
-    """Of its function and tenant, as they were when it was taken."""
+    charged_s: float  #: what its tenant was charged in advance
+    sent_at: float = 0.0  #: its latest send
+    era: int = 0  #: of the circuit, at that send
+    deadline: float = math.inf
+    """When it is given up without news; while its request is out, the transport's time-outs
+    bound it instead."""
+    hold: tuple[Any, ...] | None = None  #: its place among the deadlines
+    lost_until: float = -math.inf
+    """Until then a send that nobody knows the fate of may be running on it."""
     exact: bool = True
     """False: the deadline is the estimated end, not a forced one."""
 
@@ -73,7 +89,7 @@ class FunctionGate:
         self.label = label
         self.rules = rules
         self.paused = False
-        self.closed_until = -math.inf
+        self.closed_until = -math.inf  #: set back as soon as that time is over
         # An instance serves one version only, so each qualifier fills its own.
         self.in_flight: dict[str | None, int] = {}
         self.in_use = 0
@@ -84,16 +100,20 @@ class FunctionGate:
 
     def instances_for_one_more(self, qualifier: str | None) -> int:
         """Return how many instances (0 or 1) another invocation would add."""
-        if self.rules.instance_concurrency == 1:
-            return 1
         return 1 if self.in_flight.get(qualifier, 0) % self.rules.instance_concurrency == 0 else 0
 
-    def blocked(self, qualifier: str | None, now: float) -> Blocked | None:
-        """Return why an invocation may not pass now; None: it may."""
+    def shut(self, now: float) -> Blocked | None:
+        """Return why nothing at all may be sent to it now, instances apart."""
         if self.paused:
             return Blocked(GateKind.PAUSED, self.name)
         if self.closed_until > now:
             return Blocked(GateKind.RETRY_AFTER, self.name, until=self.closed_until)
+        return None
+
+    def blocked(self, qualifier: str | None, now: float) -> Blocked | None:
+        """Return why an invocation may not pass now; None: it may."""
+        if (shut := self.shut(now)) is not None:
+            return shut
         limit = self.rules.instances_max
         if limit is not None and self.in_use + self.instances_for_one_more(qualifier) > limit:
             return Blocked(GateKind.FUNCTION, self.name, limit, self.in_use)
@@ -121,17 +141,28 @@ class FunctionGate:
 
     def set_rules(self, rules: FunctionRules) -> int:
         """Take new rules; return by how many instances the use changed with them."""
-        before = self.in_use
+        before, declared_s = self.in_use, self.rules.duration_s
         self.rules = rules
         self.in_use = sum(-(-n // rules.instance_concurrency) for n in self.in_flight.values())
-        if rules.duration_s is not None:
-            self.duration_s = rules.duration_s
+        if rules.duration_s not in (None, declared_s):
+            self.duration_s = rules.duration_s  # else what was learned since is worth more
         return self.in_use - before
+
+    def learn(self, run_s: float) -> None:
+        """Take note of how long a run took."""
+        old = self.duration_s
+        self.duration_s = run_s if old is None else old + LEARNING * (run_s - old)
+
+    @property
+    def queued(self) -> int:
+        """Return how many invocations wait for it, delayed ones included."""
+        return self.jobs - sum(self.in_flight.values())
 
     @property
     def idle(self) -> bool:
         """Tell whether nothing of it waits or runs and nothing needs to be remembered."""
-        return not self.jobs and not self.paused and not self.listed
+        remembered = self.paused or self.listed or self.closed_until > -math.inf
+        return not self.jobs and not remembered
 
 
 class TenantGate:
@@ -180,93 +211,6 @@ class TenantGate:
             self._held[share] = count
         else:
             del self._held[share]
-
-
-class Rate:
-    """A rate with a small burst, by one time stamp (GCRA)."""
-
-    __slots__ = ("_arrival", "_interval_s", "_tolerance_s")
-
-    #: Sends may bunch up by this much time; timers and the loop are no more exact than that.
-    BURST_S: Final = 0.1
-
-    def __init__(self, max_per_s: float) -> None:
-        self._arrival = -math.inf
-        self.set(max_per_s)
-
-    def set(self, max_per_s: float) -> None:
-        """Change the rate; 0: none."""
-        self._interval_s = 1.0 / max_per_s if max_per_s else 0.0
-        self._tolerance_s = max(0.0, self.BURST_S - self._interval_s)
-
-    def open_at(self, now: float) -> float:
-        """Return when the next send may go: *now*, or later."""
-        return max(now, self._arrival - self._tolerance_s) if self._interval_s else now
-
-    def take(self, now: float) -> None:
-        """Count a send."""
-        if self._interval_s:
-            self._arrival = max(now, self._arrival) + self._interval_s
-
-
-class Circuit:
-    """
-    Stops the sends of an account whose credentials or rights the cloud refuses.
-
-    When its time is over a single probe may go; what comes of it closes the circuit or
-    opens it again for twice as long.
-    """
-
-    __slots__ = ("_delay_s", "_probe_at", "changed_at", "open_until")
-
-    def __init__(self) -> None:
-        self.open_until = -math.inf
-        self.changed_at = -math.inf
-        self._delay_s = CIRCUIT_FIRST_S
-        self._probe_at: float | None = None
-
-    @property
-    def is_open(self) -> bool:
-        """Tell whether it is open, or a probe has yet to show that it may close."""
-        return self.open_until > -math.inf
-
-    def until(self, now: float) -> float | None:
-        """Return until when nothing may be sent; None: something may."""
-        if not self.is_open:
-            return None
-        until = self.open_until
-        if self._probe_at is not None:
-            # A probe that never comes back must not hold the account for ever.
-            until = self._probe_at + CIRCUIT_MAX_S
-        return until if until > now else None
-
-    def sent(self, now: float) -> None:
-        """Note a send: while open, it is the probe."""
-        if self.is_open:
-            self._probe_at = now
-
-    def denied(self, sent_at: float, now: float) -> bool:
-        """Note a refusal of what was sent at *sent_at*; True: the circuit opened for it."""
-        if sent_at <= self.changed_at:
-            return False  # sent before we knew
-        self._delay_s = min(CIRCUIT_MAX_S, self._delay_s * 2) if self.is_open else CIRCUIT_FIRST_S
-        self.open_until = now + self._delay_s
-        self.changed_at = now
-        self._probe_at = None
-        return True
-
-    def reached(self, sent_at: float, now: float) -> bool:
-        """Note that the cloud knew us at a send of *sent_at*; True: that closed the circuit."""
-        if not self.is_open or sent_at <= self.changed_at:
-            return False
-        self.open_until = -math.inf
-        self.changed_at = now
-        self._probe_at = None
-        return True
-
-    def unanswered(self) -> None:
-        """Note that a send's outcome says nothing about us: another probe may go."""
-        self._probe_at = None
 
 
 class AccountGate:
@@ -327,15 +271,41 @@ class AccountGate:
             return Blocked(GateKind.RATE, self.name, self.rules.rate_max_per_s, until=opens)
         return None
 
-    def full(self, instances: int) -> Blocked | None:
-        """Return the answer to a wish for so many more instances; None: they are free."""
-        if self.in_use + instances > self.limit and instances:
-            return Blocked(GateKind.ACCOUNT, self.name, self.limit, self.in_use)
-        return None
+    def full(self, instances: int) -> bool:
+        """Tell whether there is no room for so many more instances; for none there always is."""
+        return instances > 0 and self.in_use + instances > self.limit
+
+    def sent(self, slot: Slot, now: float) -> None:
+        """Count a send as begun."""
+        self.requests += 1
+        self.rate.take(now)
+        slot.sent_at = now
+        slot.era = self.circuit.sent(now)
+
+    def answered(self, slot: Slot, outcome: Outcome, now: float) -> bool:
+        """Count a send as over; True: the circuit opened for what came of it."""
+        self.requests -= 1
+        assert self.requests >= 0, self
+        match outcome:
+            case Denied():
+                return self.circuit.denied(slot.era, now)
+            case NotSent() | Lost():
+                self.circuit.unanswered(slot.era)
+            case _:
+                self.circuit.reached(slot.era)
+        return False
+
+    def close(self, throttled: Throttled, until: float) -> None:
+        """Let nothing pass before *until*: the account's or the caller's limit was met."""
+        if throttled.gate is GateKind.RATE:
+            self.rate_closed_until = max(self.rate_closed_until, until)
+        else:
+            self.closed_until = max(self.closed_until, until)
 
     def take(self, instances: int) -> None:
-        """Count instances as held."""
+        """Count instances as held; fewer where a function now runs more on each."""
         self.in_use += instances
+        assert self.in_use >= 0, self
 
     def give_back(self, instances: int) -> None:
         """Count instances as free."""

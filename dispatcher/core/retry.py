@@ -1,9 +1,15 @@
 """How long to wait before a failed send is tried again, and how much retrying is too much."""
 
 from collections.abc import Callable
-from typing import Final
+from typing import Final, assert_never
 
-from dispatcher.core.model import RetryRules
+from dispatcher.core.model import Denied, Failure, Lost, NotSent, RetryRules, Throttled
+
+#: Outcomes after which a send is tried again.
+NotTaken = Throttled | Denied | NotSent | Lost
+
+#: Nothing is closed or put off for longer than this at a stretch, whatever the cloud asks for.
+RETRY_AFTER_MAX_S: Final = 3600.0
 
 #: Tokens of a full budget and what each kind of retry takes. The proportions are those of
 #: the retry quota in botocore's standard mode: cheap where the cloud says no at once,
@@ -24,6 +30,32 @@ def backoff_s(rules: RetryRules, failures: int, uniform: Callable[[], float]) ->
     # The exponent is bounded first: 0.5 * 2.0**1100 would overflow.
     bound = min(rules.delay_max_s, rules.delay_base_s * 2.0 ** min(failures - 1, 64))
     return bound * uniform()
+
+
+def retry_after_s(outcome: NotTaken) -> float:
+    """Return the seconds that the cloud asks to wait at least, within bounds."""
+    asked_s = None if isinstance(outcome, Denied) else outcome.retry_after_s
+    return 0.0 if asked_s is None else min(max(0.0, asked_s), RETRY_AFTER_MAX_S)
+
+
+def cost_of(outcome: NotTaken) -> float | None:
+    """Return what a retry after *outcome* takes from the budget; None: it is none of its business."""
+    match outcome:
+        case Throttled():
+            return COST_THROTTLED
+        case NotSent() | Lost():
+            return COST_FAILED
+        case Denied():  # the circuit says when to go on
+            return None
+        case _:
+            assert_never(outcome)
+
+
+def failure_of(outcome: NotTaken) -> Failure:
+    """Return what to say of a send that was not taken."""
+    if isinstance(outcome, Throttled):
+        return Failure("throttled", outcome.message, outcome.reason, outcome.status)
+    return outcome.failure
 
 
 class Budget:

@@ -4,12 +4,37 @@ from bisect import bisect_left
 from collections import defaultdict
 from typing import Final
 
+from dispatcher.core.model import (
+    Accepted,
+    Denied,
+    Lost,
+    NotSent,
+    Outcome,
+    Refused,
+    Replied,
+    Throttled,
+)
 from dispatcher.core.views import HistogramView, Labels
 
 WAIT_BOUNDS_S: Final = (0.01, 0.05, 0.1, 0.5, 1, 2.5, 5, 10, 30, 60, 300, 900, 1800, 3600, 21600)
 SEND_BOUNDS_S: Final = (0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10)
 RUN_BOUNDS_S: Final = (0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30, 60, 120, 300, 600, 900, 3600)
 COMMIT_BOUNDS_S: Final = (0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 5)
+
+#: Reasons for throttling that get a label of their own: the cloud has a dozen, whoever plays
+#: the cloud could have any number.
+REASONS_MAX: Final = 50
+OTHER_REASON: Final = "other"
+
+_RESULTS: Final[dict[type[Outcome], str]] = {
+    Accepted: "ok",
+    Replied: "ok",
+    Throttled: "throttled",
+    Refused: "refused",
+    Denied: "refused",
+    NotSent: "error",
+    Lost: "error",
+}
 
 
 class Histogram:
@@ -36,8 +61,8 @@ class Counters:
     """
     Everything that only grows, by the label values of its metric.
 
-    The labels come from `FunctionGate.label` and `TenantQueue.label`, which are bounded; so
-    are these.
+    The labels come from `FunctionGate.label` and `TenantQueue.label`, which are bounded, as
+    are the reasons of throttles here.
     """
 
     def __init__(self) -> None:
@@ -50,6 +75,7 @@ class Counters:
         self.queue_wait_s: dict[Labels, Histogram] = {}
         self.send_s: dict[Labels, Histogram] = {}
         self.run_s: dict[Labels, Histogram] = {}
+        self._reasons: set[str] = set()
 
     def add_account(self, name: str) -> None:
         """Begin to measure an account."""
@@ -58,3 +84,20 @@ class Counters:
         self.send_s.setdefault(key, Histogram(SEND_BOUNDS_S))
         self.run_s.setdefault(key, Histogram(RUN_BOUNDS_S))
         self.late_completions.setdefault(key, 0)
+
+    def sent(self, account: str, function: str, outcome: Outcome, took_s: float) -> None:
+        """Count what came of a send, by the labels of its account and function."""
+        result = _RESULTS[type(outcome)]
+        if isinstance(outcome, Lost) and outcome.timed_out:
+            result = "timeout"
+        self.send_attempts[account, function, result] += 1
+        self.send_s[account,].observe(took_s)
+        if isinstance(outcome, Throttled):
+            self.throttles[account, function, self._reason(outcome.reason)] += 1
+
+    def _reason(self, reason: str) -> str:
+        if reason not in self._reasons:
+            if len(self._reasons) >= REASONS_MAX:
+                return OTHER_REASON
+            self._reasons.add(reason)
+        return reason

@@ -1,0 +1,71 @@
+"""What the machine wants done, to be carried out in this order before it is asked again."""
+
+from typing import TypedDict
+
+from msgspec import Struct
+
+from dispatcher.core.gates import Slot
+from dispatcher.core.job import Job
+from dispatcher.core.model import Failure, Replied, State
+
+
+class Launch(Struct, frozen=True):
+    """Send it: first note in the journal that it is being sent, then begin."""
+
+    job: Job
+    slot: Slot
+
+
+class Watch(Struct, frozen=True):
+    """The cloud took it: note that, and find out when it ends."""
+
+    job: Job
+
+
+class Return(Struct, frozen=True):
+    """It waits again: note that."""
+
+    job: Job
+    failure: Failure | None
+    maybe_sent: bool
+    """The cloud may have this attempt: after a crash it is not simply waiting."""
+
+
+class Stop(Struct, frozen=True):
+    """Ask the cloud to stop it, also where it is finished in the same breath."""
+
+    job: Job
+
+
+class Finish(Struct, frozen=True, kw_only=True):
+    """It ended: note that and tell whoever waits for it."""
+
+    job: Job
+    state: State
+    result: bytes | None = None
+    failure: Failure | None = None
+    estimated: bool = False
+    reply: Replied | None = None
+    forced: bool = False
+    """Its slot was taken away, and the function may still run: keep listening."""
+
+
+class Known(TypedDict, total=False):
+    """What may be known of an end: the fields of `Finish`."""
+
+    result: bytes | None
+    failure: Failure | None
+    estimated: bool
+    reply: Replied | None
+    forced: bool
+
+
+class Warn(Struct, frozen=True):
+    """Somebody should look at this."""
+
+    event: str
+    account: str
+    failure: Failure
+
+
+Effect = Launch | Watch | Return | Stop | Finish | Warn

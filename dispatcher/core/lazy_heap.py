@@ -1,0 +1,135 @@
+"""Heaps out of which entries can be taken anywhere: a stale entry stays until it comes up."""
+
+import heapq
+from collections.abc import Callable, Iterator
+from typing import Any, Generic, Protocol, TypeVar
+
+Entry = TypeVar("Entry", bound=tuple[Any, ...])
+
+
+class LazyHeap(Generic[Entry]):
+    """
+    A heap whose entries may go stale where they are.
+
+    Whoever makes an entry stale says so with `lapse`. There are never more stale entries than
+    good ones: the heap is made anew before, at a cost that the lapses have paid for.
+    """
+
+    __slots__ = ("_good", "_heap", "_live")
+
+    def __init__(self, good: Callable[[Entry], bool]) -> None:
+        """*good* tells whether an entry still stands."""
+        self._good = good
+        self._heap: list[Entry] = []
+        self._live = 0
+
+    def __repr__(self) -> str:
+        return f"<LazyHeap {self._live} of {len(self._heap)}>"
+
+    def __len__(self) -> int:
+        return self._live
+
+    def __iter__(self) -> Iterator[Entry]:
+        """Give the good entries, in no order."""
+        return filter(self._good, self._heap)
+
+    def entries(self) -> list[Entry]:
+        """Return a copy of all entries, stale ones too, in no order: cheap even if they are many."""
+        return self._heap.copy()
+
+    def push(self, entry: Entry) -> None:
+        """Add an entry. Its owner comes last and is never compared: what precedes it is unique."""
+        heapq.heappush(self._heap, entry)
+        self._live += 1
+
+    def lapse(self) -> None:
+        """Note that one entry has gone stale."""
+        self._live -= 1
+        self._sweep()
+
+    def first(self) -> Entry | None:
+        """Return the least good entry."""
+        heap = self._heap
+        while heap:
+            if self._good(heap[0]):
+                return heap[0]
+            heapq.heappop(heap)
+        return None
+
+    def pop(self) -> Entry:
+        """Take the least good entry out; there must be one."""
+        entry = self.first()
+        assert entry is not None, self
+        heapq.heappop(self._heap)
+        self.lapse()
+        return entry
+
+    def _sweep(self) -> None:
+        assert self._live >= 0, self
+        if len(self._heap) > 2 * self._live:
+            self._heap = list(self)
+            heapq.heapify(self._heap)
+
+
+class Ranked(Protocol):
+    """What can stand in a `Ranking`, in one at a time."""
+
+    entry: tuple[Any, ...] | None
+    """Its place there; nobody else writes it."""
+
+
+Owner = TypeVar("Owner", bound=Ranked)
+
+
+class Ranking(Generic[Owner]):
+    """Owners in the order of their keys, each at most once; an entry is its key and its owner."""
+
+    __slots__ = ("_heap",)
+
+    def __init__(self) -> None:
+        self._heap: LazyHeap[tuple[Any, ...]] = LazyHeap(_stands)
+
+    def __repr__(self) -> str:
+        return f"<Ranking {self._heap!r}>"
+
+    def __len__(self) -> int:
+        return len(self._heap)
+
+    def __iter__(self) -> Iterator[Owner]:
+        """Give the owners, in no order."""
+        return (entry[-1] for entry in self._heap)
+
+    def entries(self) -> list[tuple[Any, ...]]:
+        """Return a copy of all entries; one is stale unless it is its owner's."""
+        return self._heap.entries()
+
+    def place(self, owner: Owner, *key: float) -> None:
+        """Put *owner* in its place, or in another one. No two owners ever have the same key."""
+        old = owner.entry
+        if old is not None and old[:-1] == key:
+            return
+        owner.entry = entry = (*key, owner)
+        self._heap.push(entry)
+        if old is not None:
+            self._heap.lapse()
+
+    def remove(self, owner: Owner) -> None:
+        """Take *owner* out, if it is in."""
+        if owner.entry is not None:
+            owner.entry = None
+            self._heap.lapse()
+
+    def first(self) -> Owner | None:
+        """Return whose key is the least."""
+        entry = self._heap.first()
+        return None if entry is None else entry[-1]
+
+    def pop(self) -> Owner:
+        """Take out whose key is the least; there must be one."""
+        owner: Owner = self._heap.pop()[-1]
+        owner.entry = None
+        return owner
+
+
+def _stands(entry: tuple[Any, ...]) -> bool:
+    return entry[-1].entry is entry

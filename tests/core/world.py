@@ -1,0 +1,375 @@
+"""Rules, jobs and ends for tests of the core, and a world that checks the machine's books."""
+
+import itertools
+import math
+from collections import Counter
+from collections.abc import Callable, Iterable
+from fractions import Fraction
+from typing import Any
+
+from dispatcher.core.account import Account
+from dispatcher.core.effects import Effect, Finish, Launch, Return, Stop, Warn, Watch
+from dispatcher.core.gates import Slot
+from dispatcher.core.job import Job
+from dispatcher.core.lanes import Lane
+from dispatcher.core.lazy_heap import LazyHeap
+from dispatcher.core.lifecycle import ENDED
+from dispatcher.core.machine import Machine
+from dispatcher.core.model import (
+    Accepted,
+    AccountRules,
+    CallType,
+    Completion,
+    Failure,
+    FunctionRules,
+    GateKind,
+    Rules,
+    Source,
+    State,
+    TenantRules,
+    Verdict,
+)
+
+FAILURE = Failure("test", "made up")
+
+
+def rules_of(
+    functions: dict[str, FunctionRules] | None = None,
+    tenants: dict[str, TenantRules] | None = None,
+    *,
+    at_most_once: bool = False,
+    **account: Any,
+) -> Rules:
+    """Return the rules of one account, `main`, whose functions end by callbacks."""
+    account.setdefault("quota", 4)
+    functions = {"*": FunctionRules(completion=Source.CALLBACK)} | (functions or {})
+    return Rules(
+        accounts={"main": AccountRules(functions=functions, tenants=tenants or {}, **account)},
+        at_most_once=at_most_once,
+    )
+
+
+def function_of(completion: Source = Source.CALLBACK, **fields: Any) -> FunctionRules:
+    return FunctionRules(completion=completion, **fields)
+
+
+class World:
+    """A machine and what surrounds it; every effect is checked, and carried out as far as told."""
+
+    def __init__(self, rules: Rules, uniform: Callable[[], float] | None = None) -> None:
+        draws = itertools.cycle([0.5, 0.25, 0.875])
+        self.machine = Machine(rules, uniform or (lambda: next(draws)))
+        self.now = 0.0
+        self.jobs: dict[str, Job] = {}
+        self.sending: dict[tuple[str, int], tuple[Job, Slot]] = {}
+        self.finishes: dict[str, Finish] = {}
+        self.launched: list[str] = []
+        self.warnings: list[Warn] = []
+        self.stopped: list[str] = []
+        self._seq = 0
+
+    # -- Stimuli
+
+    def job(
+        self,
+        function: str = "f",
+        tenant: str = "default",
+        qualifier: str | None = None,
+        *,
+        account: str = "main",
+        delay_s: float = 0.0,
+        expires_s: float = math.inf,
+        type: CallType = CallType.ASYNC,  # noqa: A002
+        **fields: Any,
+    ) -> Job:
+        """Return a job that nobody has been told of."""
+        self._seq += 1
+        job = Job(
+            id=f"i{self._seq}",
+            seq=self._seq,
+            lane=self.machine.accounts[account].lane(function, qualifier, tenant),
+            payload=None,
+            payload_bytes=0,
+            type=type,
+            accepted_at=self.now,
+            due_at=self.now + delay_s,
+            accepted_ms=0,
+            expires_at=self.now + expires_s,
+            wakes_at=self.now + delay_s if delay_s else -math.inf,
+            waits_for=GateKind.DELAY if delay_s else None,
+            **fields,
+        )
+        self.jobs[job.id] = job
+        return job
+
+    def admit(self, *args: Any, **fields: Any) -> Job:
+        job = self.job(*args, **fields)
+        self.machine.admit(job, self.now)
+        return job
+
+    def admit_many(self, count: int, *args: Any, **fields: Any) -> list[Job]:
+        return [self.admit(*args, **fields) for _ in range(count)]
+
+    def restore(self, job: Job, state: State, sent_ago_s: float = 1.0) -> None:
+        self.carry_out(self.machine.restore(job, state, sent_ago_s, self.now))
+
+    def answer(self, job: Job, outcome: Any, attempt: int | None = None) -> list[Effect]:
+        """Answer the send of the job's attempt; by default of the latest that has no answer."""
+        attempts = [number for job_id, number in self.sending if job_id == job.id]
+        key = (job.id, max(attempts) if attempt is None else attempt)
+        _, slot = self.sending.pop(key)
+        return self.carry_out(self.machine.sent(job, slot, outcome, self.now))
+
+    def complete(
+        self, job: Job, verdict: Verdict = Verdict.SUCCEEDED, **fields: Any
+    ) -> list[Effect]:
+        completion = Completion(id=job.id, verdict=verdict, **fields)
+        return self.carry_out(self.machine.completed(job, completion, self.now))
+
+    def cancel(self, job: Job, *, can_stop: bool = True) -> bool:
+        effects = self.machine.cancel(job, self.now, can_stop=can_stop)
+        self.carry_out(effects or [])
+        return effects is not None
+
+    def advance(self, seconds: float) -> list[Effect]:
+        self.now += seconds
+        return self.due()
+
+    def due(self) -> list[Effect]:
+        """Let the machine decide, then look at everything that it holds."""
+        effects = self.carry_out(self.machine.due(self.now))
+        self.check_limits([e.job for e in effects if isinstance(e, Launch)])
+        self.check()
+        return effects
+
+    def run(self, *jobs: Job) -> list[Job]:
+        """Decide, and let everything that is launched be accepted; return what was launched."""
+        launched = [e.job for e in self.due() if isinstance(e, Launch)]
+        for job in launched:
+            self.answer(job, Accepted(f"r-{job.id}"))
+        return launched
+
+    def end(self, jobs: Iterable[Job]) -> None:
+        for job in jobs:
+            self.complete(job)
+
+    def drain(self, rounds_max: int = 1000) -> None:
+        """Let everything end well, for as long as anything happens."""
+        for _ in range(rounds_max):
+            self.due()
+            for job, _ in list(self.sending.values()):
+                attempts = sorted(number for job_id, number in self.sending if job_id == job.id)
+                for attempt in attempts:
+                    self.answer(job, Accepted("r"), attempt)
+            self.end([job for job in self.machine.jobs.values() if job.state is State.RUNNING])
+            if not self.machine.jobs:
+                return
+            self.due()
+            if not self.sending:
+                deadline = self.machine.next_deadline(self.now)
+                assert deadline is not None, ("stuck", list(self.machine.jobs.values()))
+                self.now = deadline
+        raise AssertionError(("starving", list(self.machine.jobs.values())))
+
+    # -- Effects
+
+    def carry_out(self, effects: list[Effect]) -> list[Effect]:
+        for effect in effects:
+            match effect:
+                case Launch(job=job, slot=slot):
+                    assert job.state is State.SENDING
+                    assert job.slot is slot
+                    assert (job.id, job.attempt) not in self.sending, "two sends at once"
+                    self.sending[job.id, job.attempt] = (job, slot)
+                    self.launched.append(job.id)
+                case Watch(job=job):
+                    assert job.state is State.RUNNING
+                    assert job.slot is not None
+                    assert job.slot.deadline < math.inf
+                case Return(job=job):
+                    assert job.state is State.WAITING
+                    assert job.id in self.machine.jobs
+                case Finish(job=job, state=state):
+                    assert job.id not in self.finishes, "it ended twice"
+                    assert job.state is state
+                    assert state in ENDED
+                    assert job.id not in self.machine.jobs
+                    assert (job.slot, job.entry, job.expiry) == (None, None, None)
+                    self.finishes[job.id] = effect
+                case Stop(job=job):
+                    self.stopped.append(job.id)
+                case Warn():
+                    self.warnings.append(effect)
+        return effects
+
+    # -- What must be true at any time
+
+    @property
+    def main(self) -> Account:
+        return self.machine.accounts["main"]
+
+    def check(self) -> None:
+        """Check what must be true whenever the machine has decided."""
+        self.check_no_spin()
+        for account in self.machine.accounts.values():
+            jobs = [
+                job for job in self.machine.jobs.values() if self.machine.account_of(job) is account
+            ]
+            check_books(account, jobs)
+            check_queues(account, jobs)
+            self.check_work_is_conserved(account, jobs)
+            in_flight = [
+                job for job, _ in self.sending.values() if job.lane.tenant.account == account.name
+            ]
+            assert account.gate.requests == len(in_flight)
+        check_heaps(self.machine)
+
+    def check_no_spin(self) -> None:
+        deadline = self.machine.next_deadline(self.now)
+        assert deadline is None or deadline > self.now
+        assert self.machine.due(self.now) == []
+
+    def check_limits(self, launched: list[Job]) -> None:
+        """Check that every launch stayed within the limits as it was made."""
+        holding = [job for job in self.machine.jobs.values() if job.slot is not None]
+        fresh = [job for job in launched if job.slot is not None and not job.maybe_sent]
+        held = [job for job in holding if job not in fresh]
+        for job in fresh:
+            account, lane = self.machine.account_of(job), job.lane
+            before = [j for j in held if self.machine.account_of(j) is account]
+            held.append(job)
+            after = [*before, job]
+            if instances(after) > instances(before):
+                assert instances(after) <= account.gate.limit
+                at_function = [j for j in after if j.lane.function is lane.function]
+                assert instances(at_function) <= (lane.function.rules.instances_max or math.inf)
+            of_tenant = [j for j in after if j.lane.tenant is lane.tenant]
+            assert shares(of_tenant) <= (lane.tenant.gate.rules.limit or math.inf)
+
+    def check_work_is_conserved(self, account: Account, jobs: list[Job]) -> None:
+        """
+        Check that nothing waits that may go.
+
+        Excused is who waits behind somebody that does not fit: at a full account, at the same
+        function, or under the same tenant's ceiling.
+        """
+        if account.gate.shut(self.now) is not None:
+            return
+        due = [job for job in jobs if job.state is State.WAITING and job.waits_for is None]
+        for job in due:
+            if job.slot is not None:
+                assert job.lane.function.shut(self.now) is not None, job
+        if account.gate.in_use >= account.gate.limit:
+            return
+        lanes = {job.lane for job in due if job.slot is None}
+        at_function = {lane.function for lane in lanes if _blocked(lane, self.now)}
+        at_ceiling = {lane.tenant for lane in lanes if not lane.fits_tenant}
+        for lane in lanes:
+            assert lane.function in at_function or lane.tenant in at_ceiling, (lane, self.now)
+
+
+def _blocked(lane: Lane, now: float) -> bool:
+    return lane.function.blocked(lane.qualifier, now) is not None
+
+
+def instances(jobs: Iterable[Job]) -> int:
+    """Count the instances that these invocations hold, by the definition."""
+    flights = Counter((job.lane.function, job.slot.qualifier) for job in jobs if job.slot)
+    return sum(
+        math.ceil(count / function.rules.instance_concurrency)
+        for (function, _), count in flights.items()
+    )
+
+
+def shares(jobs: Iterable[Job]) -> Fraction:
+    return sum((Fraction(1, job.slot.share) for job in jobs if job.slot), Fraction(0))
+
+
+def check_books(account: Account, jobs: list[Job]) -> None:
+    """Check every count against the slots and jobs themselves."""
+    holding = [job for job in jobs if job.slot is not None]
+    assert account.gate.in_use == instances(holding)
+    assert sum(account.in_flight.values()) == len(holding)
+    for function in account.functions.values():
+        of_function = [job for job in jobs if job.lane.function is function]
+        held = [job for job in of_function if job.slot is not None]
+        assert function.in_use == instances(held)
+        assert function.in_flight == Counter(job.slot.qualifier for job in held if job.slot)
+        assert function.jobs == len(of_function)
+        assert function.queued == len(of_function) - len(held)
+    for tenant in account.backlog.tenants.values():
+        of_tenant = [job for job in jobs if job.lane.tenant is tenant]
+        held = [job for job in of_tenant if job.slot is not None]
+        assert math.isclose(tenant.gate.in_use, shares(held))
+        assert tenant.gate.invocations == len(held)
+        waiting = [job for job in of_tenant if job.state is State.WAITING]
+        assert tenant.delayed == sum(job.waits_for is not None for job in waiting)
+        assert tenant.due == sum(job.waits_for is None for job in waiting)
+    assert account.backlog.due == sum(t.due for t in account.backlog.tenants.values())
+    assert account.backlog.delayed == sum(t.delayed for t in account.backlog.tenants.values())
+    for job in jobs:
+        assert job.state in (State.WAITING, State.SENDING, State.RUNNING)
+        assert (job.slot is not None) or job.state is State.WAITING
+        assert account.functions[job.lane.function.name] is job.lane.function
+        assert account.backlog.tenants[job.lane.tenant.name] is job.lane.tenant
+
+
+def check_queues(account: Account, jobs: list[Job]) -> None:
+    """Check that whatever waits stands in one place, and where it can be found."""
+    backlog = account.backlog
+    waiting = [job for job in jobs if job.state is State.WAITING]
+    delayed = {job for job in waiting if job.waits_for is not None}
+    assert set(backlog._delayed) == delayed
+    resends = {*backlog._resends.values()}
+    for shut in backlog._shut_resends.values():
+        assert shut
+        assert not resends & {*shut.values()}
+        resends |= {*shut.values()}
+    assert resends == {job for job in waiting if job.waits_for is None and job.slot is not None}
+    lanes = [lane for tenant in backlog.tenants.values() for lane in tenant.lanes.values()]
+    in_lanes = [job for lane in lanes for job in lane.jobs]
+    assert len(in_lanes) == len(set(in_lanes))
+    assert {*in_lanes} == {job for job in waiting if job.waits_for is None and job.slot is None}
+    for lane in lanes:
+        if lane.line is not None:
+            assert lane.jobs
+            assert lane in list(lane.line.lanes)
+            assert backlog._lines[lane.function.name] is lane.line
+            assert lane not in list(lane.tenant.ready)
+        else:
+            assert (lane in list(lane.tenant.ready)) == bool(lane.jobs)
+        for job in lane.jobs:
+            assert job.lane is lane
+    for line in backlog._lines.values():
+        assert line.lanes
+    for tenant in backlog.tenants.values():
+        assert (tenant.entry is not None) == (bool(tenant.ready) and not tenant.at_ceiling)
+        assert tenant.entry is None or tenant.entry[:2] == tenant.place
+    expiring = {job for job in waiting if job.expires_at < math.inf and not job.maybe_sent}
+    assert {entry[2] for entry in backlog._expiries} == expiring
+    oldest = min((job.due_at for job in waiting if job.waits_for is None), default=None)
+    since = backlog.oldest_due_at()
+    assert (since is None) == (oldest is None)
+    assert since is None or oldest is None or math.floor(since) == math.floor(oldest)
+
+
+def check_heaps(machine: Machine) -> None:
+    """Check that no heap keeps more stale entries than good ones, and that it can count."""
+    held = [job.slot for job in machine.jobs.values() if job.slot is not None]
+    assert len(machine._deadlines) == sum(slot.deadline < math.inf for slot in held)
+    heaps: list[LazyHeap[Any]] = [machine._deadlines]
+    for account in machine.accounts.values():
+        backlog = account.backlog
+        heaps += [
+            account._closings,
+            backlog._expiries,
+            backlog._order._heap,
+            backlog._delayed._heap,
+        ]
+        heaps += [line.lanes._heap for line in backlog._lines.values()]
+        for tenant in backlog.tenants.values():
+            heaps.append(tenant.ready._heap)
+            heaps += [lane.jobs._heap for lane in tenant.lanes.values()]
+    for heap in heaps:
+        assert len(list(heap)) == len(heap)
+        assert len(heap._heap) <= 2 * len(heap)
