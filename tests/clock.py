@@ -10,9 +10,11 @@ other processes, and threads other than those of `loop.run_in_executor` (so neit
 """
 
 import asyncio
+import fcntl
 import math
-import os
 import selectors
+import sys
+import termios
 from asyncio import Future
 from collections.abc import Callable, Iterator
 from concurrent.futures import Executor
@@ -24,6 +26,9 @@ Ts = TypeVarTuple("Ts")
 
 PATIENCE_S = 5.0
 """How long, in real seconds, news from outside may take before nothing is expected any more."""
+
+UNDER_WAY_S = 0.003
+"""How long, in real seconds, the kernel may take to bring bytes from one socket to another."""
 
 
 class VirtualClockLoop(asyncio.SelectorEventLoop):
@@ -107,21 +112,42 @@ class _JumpingSelector(selectors.DefaultSelector):
         super().__init__()
         self._loop = loop
         self._patience_s = patience_s
+        self._has_closed = False
 
     def select(self, timeout: float | None = None) -> list[tuple[selectors.SelectorKey, int]]:
         ready = super().select(0)
         if ready or timeout == 0:
             return ready
-        if len(self.get_map()) > 1:
-            # More than the loop's own wake-up socket: bytes on their way through the kernel
-            # must not be overtaken by a timer.
-            os.sched_yield()
-            ready = super().select(0)
+        if self._is_under_way():
+            ready = super().select(UNDER_WAY_S)
         if ready or self._loop.wake_watchers() or self._loop.jump():
             return ready
         ready = super().select(self._patience_s)
         assert ready, self._loop.deadlock()
         return ready
+
+    def unregister(self, fileobj: Any) -> selectors.SelectorKey:
+        self._has_closed = True
+        return super().unregister(fileobj)
+
+    def _is_under_way(self) -> bool:
+        """Tell whether the kernel may still have bytes, which no timer must overtake."""
+        if self._has_closed:
+            self._has_closed = False
+            return True
+        return any(
+            key.events & selectors.EVENT_WRITE or _unacknowledged_bytes(key.fd)
+            for key in self.get_map().values()
+        )
+
+
+def _unacknowledged_bytes(fd: int) -> int:
+    """Return what the other end has not got yet (SIOCOUTQ, tcp(7)); 0 where nobody knows."""
+    try:
+        answer = fcntl.ioctl(fd, termios.TIOCOUTQ, bytes(4))
+    except OSError:  # a listener, a pipe
+        return 0
+    return int.from_bytes(answer, sys.byteorder)
 
 
 def _where(task: asyncio.Task[Any]) -> str:

@@ -61,10 +61,12 @@ def test_what_is_missing_empty_or_no_file(file: Path, tmp_path: Path):
     assert "is not a file" in complaint(pipe)  # and is not waited for
 
 
-@pytest.mark.skipif(os.geteuid() == 0, reason="root may read everything")
-def test_what_this_process_may_not_read(file: Path):
-    file.chmod(0o000)
-    assert "Permission denied" in complaint(file)
+def test_what_this_process_may_not_read(file: Path, monkeypatch: pytest.MonkeyPatch):
+    def refuse(*_: object) -> None:
+        raise PermissionError(13, "Permission denied")
+
+    monkeypatch.setattr(Path, "open", refuse)  # as root every file can be read
+    assert complaint(file) == f"cannot read {file}: Permission denied"
 
 
 def test_a_secret_is_read_without_its_line_end(file: Path):
