@@ -42,6 +42,8 @@ RESULTS_TRUSTED: Final = 20
 RESULTS_RETRIED: Final = 200
 """... and one in so many later, in case results are kept by now."""
 
+SENT_ERROR_S: Final = 0.1
+"""By how much the time of a send may be given too late."""
 START_DELAY_MAX_S: Final = 10.0
 """How late a task may start that listings look for, as long as nothing is known."""
 
@@ -204,11 +206,12 @@ class Group:
         begin_ms = end_ms = None
         if clock.known:
             # From the send on: whether the API means the start of the task or of its run.
-            begin_ms = floor(clock.earliest(first.sent_at) * 1000.0) - 1
-            end_s = clock.latest(last.sent_at) + self._start_delay_max_s()
             started = [each.started_s for each in runs if each.started_s is not None]
+            begin_s = clock.earliest(first.sent_at) - SENT_ERROR_S
+            end_s = clock.latest(last.sent_at) + self._start_delay_max_s()
             if len(started) == len(runs):
                 end_s = max(started)
+            begin_ms = floor(min([begin_s, *started]) * 1000.0) - 1
             end_ms = ceil(max([end_s, *started]) * 1000.0) + 1
         return ListTasks(
             function=self.function,

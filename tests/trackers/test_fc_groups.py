@@ -109,7 +109,7 @@ class TestListings:
         assert listing.status is None
         # From the first send, by a clock that may be half a second slow ...
         assert listing.begin_ms is not None
-        assert listing.begin_ms == pytest.approx((OFFSET - 0.5) * 1000, abs=2)
+        assert listing.begin_ms == pytest.approx((OFFSET - 0.5 - 0.1) * 1000, abs=2)
         # ... to the last, with room for a start delay that nobody knows yet.
         assert listing.end_ms is not None
         assert listing.end_ms == pytest.approx((OFFSET + 0.49 + 0.5 + 10.0) * 1000, abs=2)
@@ -121,6 +121,13 @@ class TestListings:
         listing = group.listing(runs[0], known_clock(), 5.0)
         assert listing is not None
         assert listing.end_ms == (OFFSET + 2.0) * 1000 + 1
+
+    def test_it_begins_at_the_first_start_if_that_was_before_the_send_as_we_know_it(self):
+        group, runs = group_of(50)
+        runs[20].on_instance, runs[20].started_s = True, OFFSET - 7.0
+        listing = group.listing(runs[0], known_clock(), 5.0)
+        assert listing is not None
+        assert listing.begin_ms == (OFFSET - 7.0) * 1000 - 1
 
     def test_without_a_clock_it_asks_by_ids_only(self):
         group, runs = group_of(50)
