@@ -42,6 +42,8 @@ class Story:
         self._chance = chance
         self._news: list[Entry | Change] = []
         self._now: dict[str, Standing] = {}
+        self.prunable = 0
+        """What ended with this news or an earlier one may be gone, and is not spoken of any more."""
 
     @property
     def number(self) -> int:
@@ -90,7 +92,11 @@ class Story:
         return changes
 
     def _some(self) -> Iterable[str]:
-        open_ones = [key for key, one in self._now.items() if one.state not in _NO_PAYLOAD]
+        open_ones = [
+            key
+            for key, one in self._now.items()
+            if one.state not in _NO_PAYLOAD and not self._may_be_gone(one)
+        ]
         return self._chance.sample(open_ones, min(len(open_ones), self._chance.randint(1, 8)))
 
     def _tell(self, news: Entry | Change) -> None:
@@ -109,19 +115,23 @@ class Story:
         del self._news[number:]
         self._now = self.standing_after(number)
 
+    def _may_be_gone(self, one: Standing) -> bool:
+        return one.state in _ENDS and one.number <= self.prunable
+
     def judge(self, found: dict[str, Standing], acknowledged: int) -> tuple[Loss, int]:
         """Say what is missing, and after which news *found* stands."""
         reached = max((one.number for one in found.values()), default=0)
-        due = self.standing_after(acknowledged)
-        final = [key for key, one in due.items() if one.state in _NO_PAYLOAD]
-        loss = Loss(
-            news=max(0, acknowledged - reached),
-            resurrected=sum(
-                key not in found or found[key].state != due[key].state for key in final
-            ),
-            torn=found != self.standing_after(reached),
-        )
-        return loss, reached
+        resurrected = 0
+        for key, one in self.standing_after(acknowledged).items():
+            if one.state in _NO_PAYLOAD and not self._may_be_gone(one):
+                resurrected += key not in found or found[key].state is not one.state
+        expected = {
+            key: one
+            for key, one in self.standing_after(reached).items()
+            if key in found or not self._may_be_gone(one)
+        }
+        lost = max(0, acknowledged - reached)
+        return Loss(news=lost, resurrected=resurrected, torn=found != expected), reached
 
 
 def _apply(standing: dict[str, Standing], number: int, news: Entry | Change) -> None:

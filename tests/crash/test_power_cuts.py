@@ -81,9 +81,13 @@ def folder(tmp_path) -> Iterator[Path]:
 
 @asynccontextmanager
 async def journal_on(
-    disk: Disk, folder: Path, *, careless: bool = False
+    disk: Disk, folder: Path, *, prunable: int = 0, careless: bool = False
 ) -> AsyncIterator[SqliteJournal]:
-    """Open the journal on *disk*; the lock and the like are in *folder*."""
+    """
+    Open the journal on *disk*; the lock and the like are in *folder*.
+
+    What ended at *prunable*, or earlier, is older than the retention.
+    """
 
     def connect(path: Path, mode: Mode) -> Connection:
         connection = disk.connect(path, mode)
@@ -91,11 +95,11 @@ async def journal_on(
 
     opened = await SqliteJournal.open(
         folder / "journal.db",
-        retention_s=1e9,
+        retention_s=1,
         bytes_max=0,
         room=Room(free_min_bytes=0, ballast_bytes=4096),
         connect=connect,
-        wall_s=lambda: 0.0,
+        wall_s=lambda: 1 + prunable / 1000,
     )
     try:
         yield opened
@@ -190,9 +194,13 @@ async def run(
     while tally.cuts < count:
         monkeypatch.setattr(upkeep, "CHECKPOINT_PAGES", chance.choice((10, 50, 200, 2000)))
         monkeypatch.setattr(upkeep, "IDLE_S", chance.choice((0.0, 1.0)))
-        disk = Disk(past.files)
-        write({}, folder / "beside")
-        async with journal_on(disk, folder / "beside", careless=careless) as journal:
+        # Half of the runs forget what ended long ago, and give the pages back to the disk.
+        story.prunable = max(story.prunable, chance.choice((0, past.reached // 2)))
+        monkeypatch.setattr(upkeep, "FREE_PAGES_MAX", chance.choice((0, 4096)))
+        monkeypatch.setattr(upkeep, "VACUUM_PAGES", 5)
+        disk, beside = Disk(past.files), folder / "beside"
+        write({}, beside)
+        async with journal_on(disk, beside, prunable=story.prunable, careless=careless) as journal:
             await tell(journal, disk, story, chance)
         after = folder / "after"
         past = await anyio.to_thread.run_sync(cut, past, disk, story, after, chance, tally)
