@@ -4,6 +4,7 @@ from collections.abc import AsyncIterator, Callable, Sequence
 from typing import Protocol
 
 from dispatcher.core.model import (
+    AccountRules,
     Call,
     CallType,
     Change,
@@ -31,6 +32,10 @@ class Transport(Protocol):
 
         Cancelling it leaves the outcome unknown.
         """
+        ...
+
+    def reconfigure(self, account: AccountRules) -> None:
+        """Take new limits of requests and times; what is in flight goes on."""
         ...
 
     async def stop(self, call: Call) -> bool:

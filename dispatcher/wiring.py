@@ -11,7 +11,7 @@ from dispatcher.core.model import Source
 from dispatcher.core.statistics import COMMIT_BOUNDS_S, Histogram
 from dispatcher.engine import Engine
 from dispatcher.journals import open_journal
-from dispatcher.ports import Tracker, Transport
+from dispatcher.ports import Tracker
 from dispatcher.trackers.fc_tasks import FcTasks
 from dispatcher.trackers.sqs_destinations import SqsDestinations
 from dispatcher.transports import FcTransport, LambdaTransport, open_transport
@@ -24,16 +24,22 @@ async def open_engine(settings: Settings) -> AsyncIterator[Engine]:
 
     The engine does not run yet. Raises `ConfigError`, `JournalLocked`, `JournalDamaged`.
     """
+    try:
+        async with _open_engine(settings) as engine:
+            yield engine
+    except BaseExceptionGroup as group:
+        raise _first(group) from group
+
+
+@asynccontextmanager
+async def _open_engine(settings: Settings) -> AsyncIterator[Engine]:
     commit_s = Histogram(COMMIT_BOUNDS_S)
     async with AsyncExitStack() as stack:
         journal = await open_journal(
             settings.journal, bytes_max=settings.queue.bytes_max, on_commit=commit_s.observe
         )
         stack.push_async_callback(journal.aclose)
-        transports: dict[str, FcTransport | LambdaTransport] = {}
-        for name, account in settings.accounts.items():
-            transports[name] = await open_transport(account, name=name)
-            stack.push_async_callback(transports[name].aclose)
+        transports = await _open_transports(settings, stack)
         trackers: dict[str, dict[Source, Tracker]] = {}
         engine = Engine(
             settings,
@@ -45,6 +51,22 @@ async def open_engine(settings: Settings) -> AsyncIterator[Engine]:
         for name, account in settings.accounts.items():
             trackers[name] = _trackers(name, account, transports[name], engine)
         yield engine
+
+
+async def _open_transports(
+    settings: Settings, stack: AsyncExitStack
+) -> dict[str, FcTransport | LambdaTransport]:
+    """Open all at the same time: each may wait some seconds for its account's keys."""
+    transports: dict[str, FcTransport | LambdaTransport] = {}
+
+    async def open_one(name: str, account: AccountSettings) -> None:
+        transports[name] = await open_transport(account, name=name)
+        stack.push_async_callback(transports[name].aclose)
+
+    async with anyio.create_task_group() as tasks:
+        for name, account in settings.accounts.items():
+            tasks.start_soon(open_one, name, account)
+    return transports
 
 
 def _trackers(

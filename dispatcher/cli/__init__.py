@@ -7,13 +7,17 @@ a damaged journal), 75 temporary (journal locked, sidecar not reachable), 78 con
 
 import sys
 
-import click
+import typer
+from typer.main import get_command
 
 from dispatcher.cli.app import app
 from dispatcher.cli.codes import Code, code_of
 from dispatcher.errors import DispatcherError
 
-__all__ = ["Code", "app", "main"]
+__all__ = ["Code", "app", "main", "run"]
+
+#: What the parser of arguments exits with when they are wrong.
+_PARSERS_USAGE = 2
 
 
 def main(args: list[str] | None = None) -> None:
@@ -23,16 +27,14 @@ def main(args: list[str] | None = None) -> None:
 
 def run(args: list[str] | None = None) -> int:
     """Run a command; return its exit code."""
-    from typer.main import get_command  # noqa: PLC0415 -- keeps `import dispatcher.cli` cheap
-
     try:
-        code = get_command(app).main(args, prog_name="dispatcher", standalone_mode=False)
-    except click.UsageError as error:
-        error.show()
-        return Code.USAGE
-    except (click.exceptions.Abort, KeyboardInterrupt):
+        get_command(app).main(args, prog_name="dispatcher")
+    except SystemExit as end:
+        code = end.code if isinstance(end.code, int) else int(end.code is not None)
+        return Code.USAGE if code == _PARSERS_USAGE else code
+    except KeyboardInterrupt:
         return 130
     except (DispatcherError, OSError, TimeoutError) as error:
-        click.echo(f"dispatcher: {error}", err=True)
+        typer.echo(f"dispatcher: {error}", err=True)
         return code_of(error)
-    return code if isinstance(code, int) else Code.OK
+    return Code.OK

@@ -7,7 +7,7 @@ from typing import Annotated
 import anyio
 import typer
 
-from dispatcher import demo as demonstration
+import dispatcher.demo as demonstration
 from dispatcher import emulator
 from dispatcher.cli.asking import asking, dead
 from dispatcher.cli.codes import Code

@@ -5,7 +5,6 @@ import re
 import signal
 import subprocess
 import sys
-import tempfile
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from pathlib import Path
@@ -98,11 +97,11 @@ class World:
     @asynccontextmanager
     async def sidecar(self) -> AsyncIterator[str]:
         """Run a sidecar; give its URL."""
-        secret = self.folder / "secret"
-        secret.write_text("demo-secret\n")
-        secret.chmod(0o600)
-        config = self.folder / "dispatcher.toml"
-        config.write_text(SIDECAR.format(quota=QUOTA, headroom=HEADROOM, cloud=self.cloud))
+        secret = anyio.Path(self.folder / "secret")
+        await secret.write_text("demo-secret\n")
+        await secret.chmod(0o600)
+        config = anyio.Path(self.folder / "dispatcher.toml")
+        await config.write_text(SIDECAR.format(quota=QUOTA, headroom=HEADROOM, cloud=self.cloud))
         args = ("serve", "--config", str(config), "--log", "text")
         async with _running(self.folder / "sidecar.log", args, r"listening: ([0-9.:]+)") as address:
             yield f"http://{address}"
@@ -111,10 +110,10 @@ class World:
 @asynccontextmanager
 async def make_world() -> AsyncIterator[World]:
     """Run a cloud. Raises `WorldError`."""
-    with tempfile.TemporaryDirectory(prefix="dispatcher-demo-") as name:
+    async with anyio.TemporaryDirectory(prefix="dispatcher-demo-") as name:
         folder = Path(name)
-        config = folder / "cloud.toml"
-        config.write_text(CLOUD)
+        config = anyio.Path(folder / "cloud.toml")
+        await config.write_text(CLOUD)
         args = ("emulate", "--listen", "127.0.0.1:0", "--config", str(config))
         async with _running(folder / "cloud.log", args, r"emulating at (http://\S+)") as url:
             yield World(folder, url)
@@ -123,12 +122,12 @@ async def make_world() -> AsyncIterator[World]:
 @asynccontextmanager
 async def _running(log: Path, args: tuple[str, ...], told: str) -> AsyncIterator[str]:
     """Run a command of ours; give what it says in its log by the pattern *told*."""
-    with log.open("wb") as sink:
+    async with await anyio.open_file(log, "wb") as sink:
         process = await anyio.open_process(
             [sys.executable, "-m", "dispatcher", *args],
             stdin=subprocess.DEVNULL,
-            stdout=sink,
-            stderr=sink,
+            stdout=sink.wrapped,
+            stderr=sink.wrapped,
             env={**os.environ, "PYTHONUNBUFFERED": "1"},
             # A Ctrl-C in the terminal is for the demo, which then ends these in order.
             start_new_session=True,
@@ -137,7 +136,7 @@ async def _running(log: Path, args: tuple[str, ...], told: str) -> AsyncIterator
         yield await _told(process, log, told)
     except BaseException as error:
         if process.returncode is not None:
-            raise WorldError(_last_words(log, "ended too early")) from error
+            raise WorldError(await _last_words(log, "ended too early")) from error
         raise
     finally:
         with anyio.CancelScope(shield=True):
@@ -147,14 +146,14 @@ async def _running(log: Path, args: tuple[str, ...], told: str) -> AsyncIterator
 async def _told(process: Process, log: Path, pattern: str) -> str:
     with anyio.move_on_after(START_MAX_S):
         while process.returncode is None:
-            if found := re.search(pattern, log.read_text()):
+            if found := re.search(pattern, await anyio.Path(log).read_text()):
                 return found[1]
             await anyio.sleep(0.05)
-    raise WorldError(_last_words(log, "did not start"))
+    raise WorldError(await _last_words(log, "did not start"))
 
 
-def _last_words(log: Path, what: str) -> str:
-    lines = log.read_text(errors="replace").splitlines()[-20:]
+async def _last_words(log: Path, what: str) -> str:
+    lines = (await anyio.Path(log).read_text(errors="replace")).splitlines()[-20:]
     return "\n".join([f"the {log.stem} {what}; its log ends:", *lines])
 
 

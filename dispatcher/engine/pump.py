@@ -459,6 +459,8 @@ class Pump:
         if keys:
             raise ConfigError([(key, "changes only with a restart") for key in keys])
         self.settings = settings
+        for name, account in settings.accounts.items():
+            self.transports[name].reconfigure(account)
         self.machine.set_rules(settings.rules())
         self.wake()
 

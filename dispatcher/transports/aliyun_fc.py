@@ -17,6 +17,7 @@ from yarl import URL
 
 from dispatcher.config import AccountSettings
 from dispatcher.core.model import (
+    AccountRules,
     Call,
     CallType,
     Denied,
@@ -92,7 +93,7 @@ class FcTransport:
         self._origin = str(endpoint.origin())
         self._host = endpoint.host_port_subcomponent or ""
         self._keyring = keyring
-        self._account = account
+        self._account: AccountRules = account
         self._clock = clock
         self._accept_timeout = accept_timeout()
         self._target = functools.lru_cache(TARGETS_MAX)(self._make_target)
@@ -188,7 +189,7 @@ class FcTransport:
 
         return await self._keyring.signed(attempt)
 
-    def reconfigure(self, account: AccountSettings) -> None:
+    def reconfigure(self, account: AccountRules) -> None:
         """Take what can change while it is open: `requests_max`, and functions' `hold_max_s`."""
         self._account = account
         self._wire.resize(account.requests_max)

@@ -9,7 +9,16 @@ from multidict import CIMultiDict
 from yarl import URL
 
 from dispatcher.config import AccountSettings
-from dispatcher.core.model import Call, CallType, Failure, Lost, NotSent, Outcome, Refused
+from dispatcher.core.model import (
+    AccountRules,
+    Call,
+    CallType,
+    Failure,
+    Lost,
+    NotSent,
+    Outcome,
+    Refused,
+)
 from dispatcher.transports import lambda_replies, signing
 from dispatcher.transports.credentials import Keyring, Keys
 from dispatcher.transports.wire import (
@@ -77,7 +86,7 @@ class LambdaTransport:
         self._host = endpoint.host_port_subcomponent or ""
         self._region = account.region
         self._keyring = keyring
-        self._account = account
+        self._account: AccountRules = account
         self._clock = clock
         self._accept_timeout = accept_timeout()
         self._target = functools.lru_cache(TARGETS_MAX)(self._make_target)
@@ -119,7 +128,7 @@ class LambdaTransport:
         """Lambda has no way to stop an invocation."""
         return False
 
-    def reconfigure(self, account: AccountSettings) -> None:
+    def reconfigure(self, account: AccountRules) -> None:
         """Take what can change while it is open: `requests_max`, and functions' `hold_max_s`."""
         self._account = account
         self._wire.resize(account.requests_max)

@@ -19,8 +19,8 @@ from aiohttp.client_exceptions import ClientConnectorError, ClientHttpProxyError
 from msgspec import Struct
 from yarl import URL
 
-from dispatcher.config import AccountSettings, is_loopback
-from dispatcher.core.model import Failure, FunctionRules, Lost, NotSent
+from dispatcher.config import is_loopback
+from dispatcher.core.model import AccountRules, Failure, FunctionRules, Lost, NotSent
 
 MIB: Final = 1024 * 1024
 
@@ -84,7 +84,7 @@ def run_timeout(hold_max_s: float) -> aiohttp.ClientTimeout:
     )
 
 
-def hold_max_s(account: AccountSettings, function: str) -> float:
+def hold_max_s(account: AccountRules, function: str) -> float:
     """Return how long a synchronous call of *function* may take."""
     rules = account.functions.get(function) or account.functions.get("*") or FunctionRules()
     return rules.hold_max_s

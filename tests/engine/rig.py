@@ -8,7 +8,7 @@ from typing import Any
 import anyio
 
 from dispatcher.config import Settings, parse
-from dispatcher.core.model import Accepted, Call, CallType, Invocation, Outcome
+from dispatcher.core.model import Accepted, AccountRules, Call, CallType, Invocation, Outcome
 from dispatcher.engine import Engine
 from dispatcher.engine.pump import Trackers
 from dispatcher.engine.times import Clock
@@ -65,6 +65,9 @@ class ScriptedTransport:
             return step
         finally:
             self.in_flight -= 1
+
+    def reconfigure(self, account: AccountRules) -> None:
+        self.requests_max = account.requests_max
 
     async def stop(self, call: Call) -> bool:
         self.stopped.append(call.task_id)

@@ -3,7 +3,17 @@ import time
 import anyio
 import pytest
 
-from dispatcher.core.model import Completion, Failure, NotSent, Query, Refused, State, Verdict
+from dispatcher.core.model import (
+    Completion,
+    Failure,
+    Invocation,
+    NotSent,
+    Query,
+    Refused,
+    State,
+    Verdict,
+)
+from dispatcher.engine import Ticket
 from dispatcher.errors import (
     DiskFull,
     Draining,
@@ -59,7 +69,7 @@ async def test_payloads_in_memory_are_bounded_where_no_disk_holds_them():
         r.enqueue(payload=b"x" * 600)
         with pytest.raises(QueueFull, match="bytes_max"):
             r.enqueue(payload=b"x" * 600)
-        await anyio.sleep(0)
+        await anyio.sleep(0.001)
         r.enqueue(payload=b"x" * 400)
 
 
@@ -232,7 +242,8 @@ async def test_a_backoff_is_named_as_such():
         await anyio.sleep(0.1)
         view = await r.engine.get(ticket.id)
         assert view.waiting_for is not None
-        assert (view.waiting_for.gate, view.waiting_for.until_s) == ("retry", pytest.approx(0.4))
+        assert view.waiting_for.gate == "retry"
+        assert view.waiting_for.until_s == pytest.approx(0.4)
 
 
 async def test_nothing_is_taken_while_draining_or_on_a_full_disk():
@@ -263,12 +274,11 @@ async def test_an_arn_or_an_alias_in_the_name_is_taken_apart():
 
 async def test_many_at_once_each_get_their_answer():
     async with rig() as r:
-        from dispatcher.core.model import Invocation
-
         good = Invocation(account="main", function="f")
         taken = r.engine.enqueue_many([good, Invocation(account="nobody", function="f"), good])
         assert isinstance(taken[1], Invalid)
         assert taken[1].pointer == "/account"
         for ticket in (taken[0], taken[2]):
+            assert isinstance(ticket, Ticket)
             await ticket.accepted()
         assert r.engine.statistics().rejected == {("other", "invalid"): 1}

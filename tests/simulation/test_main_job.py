@@ -4,6 +4,7 @@ import json
 import time
 import urllib.request
 from collections import Counter
+from typing import Any
 
 import pytest
 
@@ -102,16 +103,17 @@ def enqueue(sidecar):
 
 def wait_until_idle(sidecar, max_s=90.0):
     until = time.monotonic() + max_s
-    while time.monotonic() < until:
+    while True:
         accounts = sidecar.call("GET", "/v1/accounts")[1]["items"]
         if not any(a["in_use"] or a["queued"]["due"] or a["queued"]["delayed"] for a in accounts):
             return
+        assert time.monotonic() < until, f"still busy: {accounts}"
         time.sleep(0.05)
-    raise AssertionError(f"still busy: {accounts}")
 
 
 def runs_of(url):
-    runs, after = [], 0
+    runs: list[dict[str, Any]] = []
+    after: int | None = 0
     while after is not None:
         page = call("GET", f"{url}/_emulator/runs?after={after}&limit=10000")[1]
         runs += page["runs"]
