@@ -13,6 +13,7 @@ from dispatcher.cli.asking import asking, dead
 from dispatcher.cli.codes import Code
 from dispatcher.config import address, load, warnings
 from dispatcher.service import configure_logging, run_loop, serve
+from dispatcher.version import __version__
 
 app = typer.Typer(
     add_completion=False,
@@ -25,6 +26,24 @@ app = typer.Typer(
         "an instance free for it."
     ),
 )
+
+
+def _show_version(wanted: bool) -> None:  # noqa: FBT001 -- the form of a typer callback
+    if wanted:
+        typer.echo(f"dispatcher {__version__}")
+        raise typer.Exit
+
+
+@app.callback()
+def everywhere(
+    version: Annotated[  # noqa: ARG001 -- its callback does it
+        bool,
+        typer.Option("--version", callback=_show_version, is_eager=True, help="Show the version."),
+    ] = False,
+) -> None:
+    """Take what stands before any command."""
+
+
 asking(app)
 app.add_typer(dead, name="dead")
 

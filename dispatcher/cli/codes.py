@@ -2,6 +2,7 @@
 
 from enum import IntEnum
 
+from dispatcher.client import Unreachable
 from dispatcher.errors import (
     ConfigError,
     DiskFull,
@@ -31,7 +32,7 @@ def code_of(error: Exception) -> Code:
             return Code.CONFIG
         case JournalLocked() | QueueFull() | Draining() | DiskFull():
             return Code.TEMPORARY
-        case ConnectionError() | TimeoutError():
+        case ConnectionError() | TimeoutError() | Unreachable():
             return Code.TEMPORARY
         case JournalError() | OSError():
             return Code.IO
