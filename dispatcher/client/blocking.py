@@ -1,0 +1,155 @@
+"""The client for code without an event loop: each call blocks the thread that makes it."""
+
+import concurrent.futures
+from collections.abc import Iterator, Sequence
+from contextlib import ExitStack
+from types import TracebackType
+from typing import Any, Self, TypeVar
+
+from anyio.from_thread import BlockingPortal, start_blocking_portal
+
+from dispatcher.client.calls import DEFAULT_URL, Client, RemoteTicket
+from dispatcher.core.model import Completion, Invocation, Query, State
+from dispatcher.core.views import Acceptance, AccountView, End, View
+from dispatcher.errors import DispatcherError
+
+T = TypeVar("T")
+
+
+class BlockingTicket:
+    """A ticket whose waits block the calling thread."""
+
+    def __init__(self, ticket: RemoteTicket, portal: BlockingPortal) -> None:
+        """Wrap *ticket*, which lives on the loop behind *portal*."""
+        self._ticket = ticket
+        self._portal = portal
+
+    def __repr__(self) -> str:
+        return repr(self._ticket)
+
+    @property
+    def id(self) -> str:
+        """Return the id, which the sidecar gives: known once `accepted` has returned."""
+        return self._ticket.id
+
+    @property
+    def state(self) -> State:
+        """Return where it stood when last heard of."""
+        return self._ticket.state
+
+    def accepted(self, timeout_s: float | None = None) -> Acceptance:
+        """Wait until it is on disk. Raises `Rejected`, `JournalError`, `TimeoutError`."""
+        return _wait(self._portal.start_task_soon(self._ticket.accepted), timeout_s)
+
+    def ended(self, timeout_s: float | None = None) -> End:
+        """Wait until it has ended. Raises like `accepted`."""
+        return _wait(self._portal.start_task_soon(self._ticket.ended), timeout_s)
+
+
+class BlockingClient:
+    """A sidecar, as a context manager for threads; any number of them may use it."""
+
+    def __init__(self, url: str = DEFAULT_URL, token: str | None = None, **options: Any) -> None:
+        """Take what `Client` takes. Raises `ValueError` for the URL."""
+        self._client = Client(url, token, **options)
+        self._stack = ExitStack()
+        self._portal: BlockingPortal | None = None
+
+    def __enter__(self) -> Self:
+        with ExitStack() as stack:
+            self._portal = stack.enter_context(start_blocking_portal())
+            stack.enter_context(self._portal.wrap_async_context_manager(self._client))
+            self._stack = stack.pop_all()
+        return self
+
+    def __exit__(
+        self,
+        exc_type: type[BaseException] | None,
+        exc: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> bool | None:
+        try:
+            return self._stack.__exit__(exc_type, exc, traceback)
+        finally:
+            self._portal = None
+
+    @property
+    def _loop(self) -> BlockingPortal:
+        if self._portal is None:
+            raise RuntimeError("use it as a context manager: with BlockingClient(...) as client")
+        return self._portal
+
+    def enqueue(self, invocation: Invocation) -> BlockingTicket:
+        """Send an invocation on its way; its ticket says when it is on disk."""
+        (ticket,) = self._loop.call(self._enqueue, invocation)
+        return BlockingTicket(ticket, self._loop)
+
+    def enqueue_many(
+        self, invocations: Sequence[Invocation]
+    ) -> list[BlockingTicket | DispatcherError]:
+        """Enqueue many with few requests; each gets its ticket, or the error that it met."""
+        return [
+            BlockingTicket(one, self._loop) if isinstance(one, RemoteTicket) else one
+            for one in self._loop.call(self._client.enqueue_many, invocations)
+        ]
+
+    def get(self, invocation_id: str) -> View:
+        """Return an invocation as it stands. Raises `NotFound`."""
+        return self._loop.call(self._client.get, invocation_id)
+
+    def find(self, query: Query | None = None) -> Iterator[View]:
+        """Give all invocations that *query* selects, newest first, without their results."""
+        after = None
+        while True:
+            views, after = self._loop.call(self._page, query or Query(), after)
+            yield from views
+            if after is None:
+                return
+
+    def _enqueue(self, invocation: Invocation) -> tuple[RemoteTicket]:
+        # Not the ticket itself: the portal would await what can be awaited.
+        return (self._client.enqueue(invocation),)
+
+    async def _page(self, query: Query, after: str | None) -> tuple[list[View], str | None]:
+        return await self._client.page(query, after=after)
+
+    def cancel(self, invocation_id: str) -> State:
+        """Cancel one: CANCELLED, or RUNNING while the cloud stops it. Raises `NotPossible`."""
+        return self._loop.call(self._client.cancel, invocation_id)
+
+    def complete(self, completion: Completion) -> None:
+        """Tell that an invocation has ended. Raises `NotFound`."""
+        self._loop.call(self._client.complete, completion)
+
+    def redrive(self, invocation_id: str) -> None:
+        """Let a dead or uncertain one run again. Raises `NotPossible`."""
+        self._loop.call(self._client.redrive, invocation_id)
+
+    def redrive_dead(self, query: Query | None = None) -> int:
+        """Redrive every dead one that *query* selects; return how many."""
+        return self._loop.call(self._client.redrive_dead, query)
+
+    def accounts(self) -> list[AccountView]:
+        """Return every account as it stands."""
+        return self._loop.call(self._client.accounts)
+
+    def account(self, name: str) -> AccountView:
+        """Return one account as it stands. Raises `NotFound`."""
+        return self._loop.call(self._client.account, name)
+
+    def pause(self, account: str, function: str | None = None) -> None:
+        """Stop the sends of an account, or of one function. Raises `NotFound`."""
+        self._loop.call(self._client.pause, account, function)
+
+    def resume(self, account: str, function: str | None = None) -> None:
+        """Undo `pause`. Raises `NotFound`."""
+        self._loop.call(self._client.resume, account, function)
+
+
+def _wait(future: "concurrent.futures.Future[T]", timeout_s: float | None) -> T:
+    """Wait for a call on the loop; give it up there too when the time is over."""
+    try:
+        return future.result(timeout_s)
+    except TimeoutError:
+        future.cancel()
+        raise
