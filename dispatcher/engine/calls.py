@@ -1,6 +1,7 @@
 """What callers can ask of the engine: enqueue, look, cancel, complete, redrive, pause."""
 
 import asyncio
+import logging
 import threading
 from collections import defaultdict, deque
 from collections.abc import Mapping, Sequence
@@ -44,6 +45,8 @@ from dispatcher.errors import (
     Rejected,
 )
 from dispatcher.ports import Journal, Transport
+
+logger = logging.getLogger("dispatcher.engine")
 
 #: Invocations that are looked at in one go, before others get a turn.
 LOOK_AT_ONCE = 2000
@@ -406,6 +409,8 @@ class Calls(Pump):
             if function not in rules.functions and not rules.unlisted:
                 raise NotFound(f"account {account!r} has no function {function!r}")
         self.machine.pause(account, function, paused=paused)
+        what = account if function is None else f"{account}/{function}"
+        logger.warning("%s: %s", "paused" if paused else "resumed", what)
         self.wake()
 
     def not_ready(self) -> str | None:

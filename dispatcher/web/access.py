@@ -9,6 +9,7 @@ forge, keep out requests that other sites make their visitors send.
 import asyncio
 import hashlib
 import hmac
+import ipaddress
 from collections.abc import Iterable
 from typing import Final
 
@@ -24,8 +25,19 @@ _CHALLENGE: Final = {"WWW-Authenticate": 'Bearer realm="dispatcher"'}
 class Access:
     """Judges requests before anything of them is read."""
 
-    def __init__(self, server: ServerSettings, open_paths: Iterable[str] = ()) -> None:
-        """Serve the hosts of *server*; at *open_paths* no token is asked for."""
+    def __init__(
+        self,
+        server: ServerSettings,
+        open_paths: Iterable[str] = (),
+        *,
+        any_address: bool = False,
+    ) -> None:
+        """
+        Serve the hosts of *server*; at *open_paths* no token is asked for.
+
+        *any_address*: also by any IP address, which no page can make to point somewhere else.
+        """
+        self._any_address = any_address
         self._hosts = frozenset(_bare(host) for host in server.hosts)
         self._token_file = server.token_file
         self._open_paths = frozenset(open_paths)
@@ -64,7 +76,8 @@ class Access:
             raise problems.refusal(401, "send Authorization: Bearer TOKEN", headers=_CHALLENGE)
 
     def _serves(self, authority: str) -> bool:
-        return _bare(_without_port(authority)) in self._hosts
+        host = _bare(_without_port(authority))
+        return host in self._hosts or (self._any_address and _is_address(host))
 
     def _check_site(self, request: web.Request, host: str) -> None:
         """Refuse what a page of another site sends, but let people follow links to here."""
@@ -92,6 +105,14 @@ class Access:
 
 def _digest(token: str) -> bytes:
     return hashlib.sha256(token.encode("utf-8", "surrogateescape")).digest()
+
+
+def _is_address(host: str) -> bool:
+    try:
+        ipaddress.ip_address(host)
+    except ValueError:
+        return False
+    return True
 
 
 def _without_port(authority: str) -> str:

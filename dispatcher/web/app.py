@@ -49,9 +49,11 @@ def make_metrics_app(server: ServerSettings, metrics: Metrics) -> web.Applicatio
     """
     Make the application of the listener that serves the metrics and nothing else.
 
-    It asks for no token: what scrapes it is kept apart by the network.
+    It asks for no token: what scrapes it is kept apart by the network, and finds it by its
+    address rather than by a name that could be listed.
     """
-    return _application((metrics_route(metrics),), msgspec.structs.replace(server, token_file=None))
+    open_server = msgspec.structs.replace(server, token_file=None)
+    return _application((metrics_route(metrics),), open_server, any_address=True)
 
 
 def _document_route(routes: Sequence[Route], *, tokens: bool) -> Route:
@@ -72,8 +74,11 @@ def _document_route(routes: Sequence[Route], *, tokens: bool) -> Route:
     return route
 
 
-def _application(routes: Sequence[Route], server: ServerSettings) -> web.Application:
-    access = Access(server, (route.path for route in routes if route.is_open))
+def _application(
+    routes: Sequence[Route], server: ServerSettings, *, any_address: bool = False
+) -> web.Application:
+    open_paths = (route.path for route in routes if route.is_open)
+    access = Access(server, open_paths, any_address=any_address)
     app = web.Application(middlewares=[_gate_keeper(access)])
     app[ACCESS] = access
     for route in routes:

@@ -244,3 +244,12 @@ async def test_every_token_is_compared_whichever_fits(token_file, monkeypatch):
     monkeypatch.setattr("dispatcher.web.access.hmac.compare_digest", compare)
     assert access._knows(f"Bearer {FIRST}")
     assert len(compared) == 2
+
+
+def test_the_metrics_listener_is_found_by_any_address_but_by_no_other_name():
+    access = Access(ServerSettings(), any_address=True)
+    for host in ("10.1.2.3:8701", "[fd00::1]:8701", "127.0.0.1", "localhost"):
+        assert access._serves(host), host
+    for host in ("evil.example", "10.1.2.3.evil.example", ""):
+        assert not access._serves(host), host
+    assert not Access(ServerSettings())._serves("10.1.2.3")
