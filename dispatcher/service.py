@@ -17,7 +17,7 @@ import re
 import signal
 import sys
 import time
-from collections.abc import Callable, Coroutine
+from collections.abc import Callable, Coroutine, Sequence
 from contextlib import AsyncExitStack
 from pathlib import Path
 from typing import Any, Final
@@ -27,7 +27,7 @@ import anyio.to_thread
 from aiohttp import web
 from anyio.abc import TaskGroup
 
-from dispatcher.config import load, warnings
+from dispatcher.config import load, needs_restart, warnings
 from dispatcher.engine import Engine
 from dispatcher.errors import ConfigError
 from dispatcher.metrics import make_registry, render
@@ -58,16 +58,16 @@ async def serve(path: Path, *, on_ready: Callable[[tuple[str, ...]], None] | Non
         async def metrics(accept: str | None) -> tuple[bytes, str]:
             return await render(registry, accept)
 
-        app = make_app(engine, settings.server, metrics=metrics)
-        listener = await stack.enter_async_context(Listener(app, settings.server.listen))
+        apps = [make_app(engine, settings.server, metrics=metrics)]
+        listener = await stack.enter_async_context(Listener(apps[0], settings.server.listen))
         addresses = listener.addresses
         if settings.metrics.listen is not None:
-            apart = make_metrics_app(settings.server, metrics)
-            extra = Listener(apart, (settings.metrics.listen,))
+            apps.append(make_metrics_app(settings.server, metrics))
+            extra = Listener(apps[1], (settings.metrics.listen,))
             addresses += (await stack.enter_async_context(extra)).addresses
         logger.info("listening: %s", ", ".join(addresses))
         async with anyio.create_task_group() as tasks:
-            await tasks.start(_obey_signals, path, engine, app, tasks)
+            await tasks.start(_obey_signals, path, engine, apps, tasks)
             async with run_engine(engine):
                 logger.info("ready: recovered %s", dict(engine.recovered))
                 if on_ready is not None:
@@ -80,7 +80,7 @@ async def serve(path: Path, *, on_ready: Callable[[tuple[str, ...]], None] | Non
 async def _obey_signals(
     path: Path,
     engine: Engine,
-    app: web.Application,
+    apps: Sequence[web.Application],
     tasks: TaskGroup,
     *,
     task_status: anyio.abc.TaskStatus[None] = anyio.TASK_STATUS_IGNORED,
@@ -90,7 +90,7 @@ async def _obey_signals(
         task_status.started()
         async for number in signals:
             if number is signal.SIGHUP:
-                await reload(path, engine, app)
+                await reload(path, engine, apps)
             elif engine.draining:
                 logger.warning("stopping at once: a second %s", number.name)
                 _die_of(number)
@@ -100,12 +100,16 @@ async def _obey_signals(
                 tasks.start_soon(_give_up_after, engine.settings.server.drain_max_s + LAST_WORD_S)
 
 
-async def reload(path: Path, engine: Engine, app: web.Application) -> bool:
+async def reload(path: Path, engine: Engine, apps: Sequence[web.Application]) -> bool:
     """Take the configuration at *path* anew; what is wrong with it changes nothing."""
     try:
         settings = await anyio.to_thread.run_sync(load, path)
+        # All that can be refused comes first, so that nothing is half taken.
+        if keys := needs_restart(engine.settings, settings):
+            raise ConfigError([(key, "changes only with a restart") for key in keys])
+        for app in apps:
+            await app[ACCESS].reload(settings.server)
         engine.reconfigure(settings)
-        await app[ACCESS].reload(settings.server)
     except ConfigError as error:
         logger.error("config_refused: %s", error)  # noqa: TRY400 -- the trace says nothing more
         engine.reloads["refused",] += 1

@@ -85,7 +85,7 @@ async def test_what_is_left_at_the_end_is_there_at_the_next_start(tmp_path):
                     pass
         async with Dispatcher.from_file(path) as d:
             with anyio.fail_after(5):
-                while (await d.get(ticket.id)).record.state is not State.SUCCEEDED:
+                while (await d.get(ticket.id)).record.state is not State.SUCCEEDED:  # noqa: ASYNC110 -- polled over the API
                     await anyio.sleep(0.02)
         assert cloud.statistics()["fc"].accepted_async == 1
 
@@ -143,7 +143,7 @@ def test_code_without_a_loop(tmp_path):
         async with Emulator(parse_cloud(CLOUD)) as emulator:
             url.append(emulator.url)
             started.set()
-            while not stop.is_set():
+            while not stop.is_set():  # noqa: ASYNC110 -- another thread sets it
                 await anyio.sleep(0.01)
 
     thread = threading.Thread(target=anyio.run, args=(cloud,))

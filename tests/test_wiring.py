@@ -79,7 +79,7 @@ async def test_a_journal_has_one_owner(settings):
 
 async def test_the_body_is_cancelled_when_the_journal_fails(settings):
     async with open_engine(settings()) as engine:
-        with pytest.raises(ConnectionError):
+        with pytest.raises(ConnectionError):  # noqa: PT012 -- a context within
             async with run_engine(engine):
                 engine.fail(ConnectionError("stands for any"))
                 await anyio.sleep(10)

@@ -36,7 +36,7 @@ def _show_version(wanted: bool) -> None:  # noqa: FBT001 -- the form of a typer 
 
 @app.callback()
 def everywhere(
-    version: Annotated[  # noqa: ARG001 -- its callback does it
+    version: Annotated[
         bool,
         typer.Option("--version", callback=_show_version, is_eager=True, help="Show the version."),
     ] = False,
