@@ -230,20 +230,6 @@ class FcTasks:
                     # Nothing to wait for: after a crash the task is found again.
                     report(item, None)
                 case Tracking(function=function, problem=problem):
-                    if problem is not None:
-                        logger.error(
-                            "account %s: the ends of function %s cannot be learned, so its slots "
-                            "are given back by estimate and the quota may be exceeded: %s",
-                            self._account,
-                            function,
-                            problem,
-                        )
-                    else:
-                        logger.info(
-                            "account %s: the ends of function %s are learned again",
-                            self._account,
-                            function,
-                        )
                     self._on_tracking(function, problem)
 
 

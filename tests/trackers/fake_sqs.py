@@ -65,6 +65,7 @@ class FakeSqs:
         self.errors: list[Exception] = []
         self.delete_errors: list[Exception] = []
         self.undeletable = 0
+        self.undeletable_by_fault_of_the_sender = False
         self.refusals = 0
         self.closed = False
         self._arrived = anyio.Event()
@@ -129,7 +130,8 @@ class FakeSqs:
         for entry in Entries:
             if self.undeletable:
                 self.undeletable -= 1
-                failed.append({"Id": entry["Id"], "SenderFault": False, "Code": "InternalError"})
+                fault = self.undeletable_by_fault_of_the_sender
+                failed.append({"Id": entry["Id"], "SenderFault": fault, "Code": "Whatever"})
             else:
                 self.messages.pop(entry["ReceiptHandle"].partition("/")[0], None)
         return self._response({"Failed": failed} if failed else {})

@@ -107,6 +107,7 @@ def test_many_are_looked_at_together_and_those_not_shown_are_asked_for_singly():
     player.watch(*range(10))
     look = player.listing()
     assert len(look.runs) == 10
+    assert player.is_silent_until(math.inf)  # none of them is asked for twice
     page = [ended(f"i000000000{n}") for n in range(3)] + [running("i0000000003")]
     # Of the first ends the results are asked for, to learn whether there are any.
     assert player.list.listed(look, page, more=False, now=player.now) == []
@@ -232,6 +233,20 @@ class TestResults:
             assert isinstance(news, Completion)
             results.append(news.result)
         assert sorted(filter(None, results)) == [f"i00000000{n}".encode() for n in range(10, 15)]
+
+    def test_a_result_is_asked_for_once_however_often_the_end_is_listed(self):
+        player = Player()
+        player.watch(1, 2, 3)
+        look = player.listing()
+        page = [ended(run.watched.task_id) for run in look.runs]
+        player.list.listed(look, page, more=False, now=player.now)
+        asked = [player.get() for _ in range(3)]
+        assert player.list.listed(look, page, more=False, now=player.now) == []
+        assert player.is_silent_until(math.inf)
+        told = [
+            player.list.shown(each, ended(each.run.watched.task_id), player.now) for each in asked
+        ]
+        assert [len(news) for news in told] == [1, 1, 1]
 
     def test_too_many_ends_are_told_without_waiting(self):
         player = Player()

@@ -212,6 +212,17 @@ async def test_deletions_that_fail_are_tried_again():
         assert len(w.ends) == 10
 
 
+async def test_deletions_that_are_wrong_in_themselves_are_not_tried_again():
+    sqs = FakeSqs()
+    sqs.undeletable, sqs.undeletable_by_fault_of_the_sender = 1, True
+    async with watching(sqs) as w:
+        w.tracker.watch(watched(1, 0.0))
+        w.sqs.send(record("r1-1"))
+        await anyio.sleep(10.0)
+        assert sqs.delete_sizes == [1]
+        assert w.tracker.snapshot().deleted == 0
+
+
 async def test_at_the_end_the_done_are_deleted_and_the_rest_given_back():
     sqs = FakeSqs()
     async with watching(sqs, commit_s=None) as w:

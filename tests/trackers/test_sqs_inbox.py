@@ -92,6 +92,7 @@ def test_a_late_record_is_told_although_nobody_waits_any_more():
     inbox.deliver(of(1), "receipt", 1.0)
     assert [end.id for end in news(inbox)] == ["i0000000001"]
     assert inbox.counts.late == 1
+    assert inbox._former == {}
 
 
 def test_each_attempt_has_its_own_record():
@@ -104,6 +105,16 @@ def test_each_attempt_has_its_own_record():
         ("i0000000001", 1),
         ("i0000000001", 2),
     ]
+    assert inbox.awaited == 0
+
+
+def test_late_news_of_one_attempt_leaves_the_next_one_as_it_is():
+    inbox = Inbox()
+    inbox.watch(watched(1, 0.0))
+    inbox.watch(watched(1, 5.0, attempt=2))
+    inbox.deliver(of(1, attempt=1), "first", 6.0)
+    assert inbox.awaited == 1
+    inbox.forget("i0000000001")
     assert inbox.awaited == 0
 
 
@@ -131,6 +142,12 @@ def test_records_for_which_there_is_no_room_stay_in_the_queue(monkeypatch, bound
     inbox.deliver(of(4), "receipt 4 again", 2.0)
     inbox.watch(watched(4, 0.0))
     assert len(news(inbox)) == 1
+    # So it is where a record was wanted after all.
+    for number in range(5, 8):
+        inbox.deliver(of(number), "receipt", 3.0)
+    assert inbox.counts.let_go == 2
+    inbox.deliver(of(8), "receipt", 3.0)
+    assert inbox.counts.let_go == 3
 
 
 def test_what_is_remembered_is_bounded(monkeypatch):
