@@ -1,7 +1,8 @@
 """One account: its gates, its functions, its tenants and what waits of it."""
 
 import math
-from collections.abc import Iterator, MutableMapping
+from collections import defaultdict
+from collections.abc import Iterator
 from typing import Any, Final
 
 from dispatcher.core.backlog import Backlog
@@ -202,7 +203,7 @@ class Account:
                 yield shut.until
 
     def note_blocked(
-        self, gate: GateKind | None, now: float, seconds: MutableMapping[Labels, float]
+        self, gate: GateKind | None, now: float, seconds: defaultdict[Labels, float]
     ) -> None:
         """Note which gate holds due work up from now on, and add up what was until now."""
         if self.blocked_by is not None:

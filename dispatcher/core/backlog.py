@@ -180,9 +180,7 @@ class Backlog:
     def _of(self, tenant: TenantQueue, now: float) -> Lane | None:
         lane = tenant.ready.first()
         assert lane is not None, tenant
-        line = self._lines.get(lane.function.name)
-        stopped = line is not None and line.entry is None
-        if stopped or lane.function.blocked(lane.qualifier, now) is not None:
+        if lane.function.blocked(lane.qualifier, now) is not None or self._behind(lane, now):
             self._park(lane)
             return None
         if not lane.fits_tenant:
@@ -190,6 +188,15 @@ class Backlog:
             self._rank(tenant)
             return None
         return lane
+
+    def _behind(self, lane: Lane, now: float) -> bool:
+        """Tell whether *lane* must not pass the line behind its function, where it would fit."""
+        line = self._lines.get(lane.function.name)
+        first = None if line is None else line.lanes.first()
+        if first is None:
+            return False
+        does_not_fit = lane.function.blocked(first.qualifier, now) is not None
+        return does_not_fit or first.tenant is lane.tenant
 
     def _of_line(self, line: Line, now: float) -> Lane | None:
         lane = line.lanes.first()

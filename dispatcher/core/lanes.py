@@ -93,8 +93,16 @@ class TenantQueue:
 
     @property
     def place(self) -> tuple[bool, float]:
-        """Return its place among the tenants: those below their floor go first."""
-        return not self.gate.below_floor, self.passed
+        """
+        Return its place among the tenants: less goes first.
+
+        First are those below their floor, by the part of it that they hold; then the others,
+        by what they have used.
+        """
+        gate = self.gate
+        return (
+            (False, gate.in_use / gate.rules.reserved) if gate.below_floor else (True, self.passed)
+        )
 
     def lane(self, function: FunctionGate, qualifier: str | None) -> Lane:
         """Return the lane of a function and qualifier."""
@@ -120,14 +128,14 @@ class TenantQueue:
 class Line:
     """The lanes that are parked behind one function, in turns by the weights of their tenants."""
 
-    __slots__ = ("entry", "lanes", "serial", "turn")
+    __slots__ = ("_serials", "entry", "lanes", "serial", "turn")
 
     def __init__(self, serial: int) -> None:
         self.serial = serial
         self.lanes: Ranking[Lane] = Ranking()
         self.turn = 0.0  #: the turn of the lane that went last
+        self._serials = itertools.count()
         self.entry: tuple[Any, ...] | None = None
-        """Its place in the account's order; None: the lane whose turn it is does not fit."""
 
     def __repr__(self) -> str:
         return f"<Line of {len(self.lanes)} lanes>"
@@ -153,4 +161,4 @@ class Line:
         lane.line = None
 
     def _place(self, lane: Lane) -> None:
-        self.lanes.place(lane, lane.turn, lane.tenant.serial, lane.serial)
+        self.lanes.place(lane, lane.turn, next(self._serials))

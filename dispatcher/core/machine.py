@@ -229,8 +229,9 @@ class Machine:
             delay_s = backoff_s(self.rules.retry, job.failures, self._uniform)
             if not account.gate.budget.spend(cost):
                 delay_s = self.rules.retry.delay_max_s
-            job.waits_for = GateKind.RETRY
-            job.wakes_at = now + max(delay_s, retry_after_s(outcome))
+            if not isinstance(outcome, Throttled):  # there the gate is closed for that long
+                delay_s = max(delay_s, retry_after_s(outcome))
+            job.waits_for, job.wakes_at = GateKind.RETRY, now + delay_s
         if slot.lost_until > now:
             self._hold(job, slot, slot.lost_until)
         else:

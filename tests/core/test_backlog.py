@@ -1,0 +1,494 @@
+"""Who goes next: order, fairness, parking. Time passes in a simulation of runs that end."""
+
+import math
+
+import pytest
+
+from dispatcher.core.job import Job
+from dispatcher.core.model import GateKind, TenantRules
+from tests.core.simulation import Simulation
+from tests.core.world import World, function_of, rules_of
+
+# -- Inside a tenant
+
+
+def test_older_goes_first_and_priority_is_a_head_start_in_seconds():
+    w = World(rules_of(quota=1))
+    w.now = 100.0
+    names = {}
+    for name, due_at, priority in [
+        ("a", 90.0, 0.0),
+        ("b", 80.0, 0.0),
+        ("c", 95.0, 20.0),  # as if due at 75
+        ("d", 70.0, -15.0),  # as if due at 85
+        ("e", 80.0, 0.0),  # as old as b, but came later
+        ("f", 74.0, 0.0),
+    ]:
+        job = w.job(function=name, priority=priority)
+        job.due_at = due_at
+        w.machine.admit(job, w.now)
+        names[job.id] = name
+    order = []
+    for _ in names:
+        order += w.run()
+        w.end(order[-1:])
+    assert "".join(names[job.id] for job in order) == "fcbeda"
+
+
+def test_head_starts_do_not_starve_what_is_old():
+    s = Simulation(rules_of(quota=1), lambda _: 1.0)
+    old = s.admit("f")
+    s.admit_many(3, "f", priority=10.0)
+    while old.first_sent_at is None:
+        s.admit("f", priority=10.0)  # one for each that ends, with a head start of ten runs
+        s.step()
+    assert old.first_sent_at <= 15
+
+
+def test_a_retry_keeps_its_place():
+    w = World(rules_of(quota=2))
+    first = w.admit("f")
+    w.run()
+    rest = w.admit_many(3, "f")
+    w.machine.pause("main", None, paused=True)
+    w.cancel(rest[1])
+    w.machine.pause("main", None, paused=False)
+    assert w.run() == rest[:1]
+    w.end([first])
+    assert w.run() == rest[2:]
+
+
+# -- Between tenants
+
+
+def shares_of(s: Simulation, until: float) -> dict[str, float]:
+    """Let everybody's backlog run, and return each tenant's share of the instance-seconds."""
+    s.run(until / 4)  # whatever the start was like
+    s.used_s.clear()
+    s.run(until)
+    total = sum(s.used_s.values())
+    return {tenant: used / total for tenant, used in s.used_s.items()}
+
+
+WEIGHTS = {"a": TenantRules(weight=1), "b": TenantRules(weight=1), "c": TenantRules(weight=2)}
+
+
+@pytest.mark.parametrize(
+    ("durations", "declared_s"),
+    [
+        ({"a": 2.0, "b": 2.0, "c": 2.0}, None),
+        ({"a": 1.0, "b": 5.0, "c": 2.0}, None),
+        ({"a": 1.0, "b": 5.0, "c": 2.0}, 30.0),
+    ],
+)
+def test_backlogged_tenants_share_the_instance_seconds_by_weight(durations, declared_s):
+    functions = {tenant: function_of(duration_s=declared_s) for tenant in WEIGHTS}
+    s = Simulation(
+        rules_of(functions, WEIGHTS, quota=20),
+        lambda job: durations[job.lane.tenant.name] * s.random.uniform(0.5, 1.5),
+    )
+    for tenant in WEIGHTS:
+        s.admit_many(6000, tenant, tenant)
+    shares = shares_of(s, 400.0)
+    assert shares == pytest.approx({"a": 0.25, "b": 0.25, "c": 0.5}, rel=0.05)
+
+
+def test_behind_a_functions_cap_tenants_take_turns_by_weight():
+    s = Simulation(
+        rules_of({"f": function_of(instances_max=4)}, WEIGHTS, quota=20),
+        lambda _: s.random.uniform(1.0, 3.0),
+    )
+    for tenant in WEIGHTS:
+        s.admit_many(1000, "f", tenant)
+    assert shares_of(s, 400.0) == pytest.approx({"a": 0.25, "b": 0.25, "c": 0.5}, rel=0.05)
+
+
+def test_invocations_that_share_an_instance_are_charged_their_part_of_it():
+    s = Simulation(rules_of({"packs": function_of(instance_concurrency=4)}, quota=8), lambda _: 2.0)
+    s.admit_many(4000, "packs", "a")
+    s.admit_many(4000, "alone", "b")
+    shares = shares_of(s, 200.0)
+    assert shares == pytest.approx({"a": 0.5, "b": 0.5}, rel=0.1)
+
+
+def test_a_flood_of_one_tenant_does_not_make_the_quiet_ones_wait():
+    def p99(flood: int) -> float:
+        s = Simulation(rules_of(quota=10), lambda _: s.random.uniform(0.5, 1.5), seed=3)
+        s.admit_many(flood, "f", "loud")
+        for i in range(400):
+            s.run(i * 0.5)
+            s.admit("g", f"quiet{i % 4}")
+        s.run(1000.0)
+        waits = sorted(wait for i in range(4) for wait in s.waited(f"quiet{i}"))
+        return waits[int(len(waits) * 0.99)]
+
+    assert p99(0) == 0.0
+    assert p99(4000) <= 2.0
+
+
+def test_idle_tenants_save_no_credit():
+    s = Simulation(rules_of(quota=1), lambda _: 1.0)
+    s.admit_many(100, "f", "busy")
+    s.run(50.0)
+    s.admit_many(100, "f", "late")
+    s.launches.clear()
+    s.run(70.0)
+    assert len(s.waited("busy")) == pytest.approx(10, abs=2)
+
+
+def test_what_a_tenant_could_not_use_while_it_was_blocked_is_no_credit_either():
+    functions = {"capped": function_of(instances_max=1)}
+    s = Simulation(rules_of(functions, quota=4), lambda _: 1.0)
+    s.admit_many(1000, "capped", "a")
+    s.admit_many(2000, "free", "b")
+    s.run(100.0)  # b used three times as much: a could not
+    s.admit_many(200, "free", "a")
+    s.launches.clear()
+    s.run(110.0)
+    launched = [job.lane for _, job in s.launches]
+    by_a = sum(lane.tenant.name == "a" for lane in launched)
+    assert by_a == pytest.approx(len(launched) / 2, abs=4)
+
+
+@pytest.mark.parametrize("newcomers", ["fresh", "returning"])
+def test_an_endless_row_of_newcomers_does_not_starve_who_has_used_much(newcomers):
+    s = Simulation(rules_of(quota=2), lambda job: 50.0 if job.lane.function.name == "slow" else 1.0)
+    s.admit_many(2, "slow", "debtor")  # thought to take a second each
+    s.run(60.0)
+    victim = s.admit("f", "debtor")
+    s.admit_many(4, "f", "t")
+    count = 0
+    while victim.first_sent_at is None:
+        count += 1
+        s.admit("f", f"t{count if newcomers == 'fresh' else count % 50}")
+        s.step()
+        assert count < 800
+    assert count > 10, "there was a debt to pay"
+
+
+# -- Floors and ceilings
+
+
+RESERVED = {"owner": TenantRules(reserved=5)}
+
+
+def test_others_borrow_a_floor_while_it_is_idle_and_give_it_back_as_their_runs_end():
+    s = Simulation(rules_of(tenants=RESERVED, quota=10), lambda _: s.random.uniform(0.0, 10.0))
+    s.admit_many(500, "f", "borrower")
+    s.run(30.0)
+    assert s.holds("borrower") == 10
+    s.admit_many(500, "f", "owner")
+    s.run(40.0)  # within the longest run
+    assert s.holds("owner") >= 5
+    for now in range(41, 100):
+        s.run(float(now))
+        assert s.holds("owner") >= 5
+        assert s.holds("owner") + s.holds("borrower") == 10
+
+
+def test_a_floor_is_part_of_the_share_and_not_on_top_of_it():
+    s = Simulation(rules_of(tenants=RESERVED, quota=10), lambda _: s.random.uniform(0.5, 1.5))
+    for tenant in ("owner", "other"):
+        s.admit_many(4000, "f", tenant)
+    assert shares_of(s, 200.0) == pytest.approx({"owner": 0.5, "other": 0.5}, rel=0.05)
+
+
+def test_a_floor_above_the_share_leaves_the_rest_to_the_others():
+    rules = rules_of(tenants={"owner": TenantRules(reserved=8)}, quota=10)
+    s = Simulation(rules, lambda _: s.random.uniform(0.5, 1.5))
+    for tenant in ("owner", "other"):
+        s.admit_many(4000, "f", tenant)
+    assert shares_of(s, 200.0) == pytest.approx({"owner": 0.8, "other": 0.2}, rel=0.05)
+
+
+def test_a_floor_leaves_no_debt_for_hours_when_it_is_taken_away():
+    rules = rules_of(tenants={"owner": TenantRules(reserved=8)}, quota=10)
+    s = Simulation(rules, lambda _: 1.0)
+    for tenant in ("owner", "other"):
+        s.admit_many(20_000, "f", tenant)
+    s.run(1000.0)
+    s.machine.set_rules(rules_of(quota=10))
+    s.launches.clear()
+    s.run(1060.0)
+    assert len(s.waited("owner")) > 200
+
+
+def test_those_who_come_while_a_floor_is_used_are_not_put_behind_its_owner():
+    rules = rules_of(tenants={"owner": TenantRules(reserved=8)}, quota=10)
+    s = Simulation(rules, lambda _: 1.0)
+    for tenant in ("owner", "other"):
+        s.admit_many(20_000, "f", tenant)
+    s.run(500.0)
+    new = s.admit("f", "new")
+    s.run(503.0)
+    assert new.first_sent_at is not None
+
+
+def test_a_floor_cannot_be_more_than_there_is():
+    tenants = {"a": TenantRules(reserved=10), "b": TenantRules(reserved=10)}
+    s = Simulation(rules_of(tenants=tenants, quota=4), lambda _: 1.0)
+    for tenant in tenants:
+        s.admit_many(500, "f", tenant)
+    assert shares_of(s, 100.0) == pytest.approx({"a": 0.5, "b": 0.5}, rel=0.05)
+
+
+def test_a_ceiling_holds_and_leaves_the_rest_to_others():
+    s = Simulation(rules_of(tenants={"a": TenantRules(limit=3)}, quota=10), lambda _: 1.0)
+    for tenant in ("a", "b"):
+        s.admit_many(200, "f", tenant)
+    s.run(5.5)
+    assert (s.holds("a"), s.holds("b")) == (3, 7)
+
+
+def test_a_ceiling_counts_invocations_by_their_part_of_an_instance():
+    functions = {"packs": function_of(instance_concurrency=4)}
+    w = World(rules_of(functions, {"a": TenantRules(limit=2)}, quota=10))
+    w.admit_many(4, "packs", "a")
+    w.admit_many(2, "alone", "a")
+    assert len(w.run()) == 5
+    waiting = next(job for job in w.jobs.values() if job.slot is None)
+    view = w.main.waiting_for(waiting, w.now)
+    assert (view.gate, view.limit, view.in_use) == (GateKind.TENANT, 2, 2)
+
+
+def test_when_what_did_not_fit_under_a_ceiling_is_cancelled_others_of_the_tenant_go():
+    functions = {"packs": function_of(instance_concurrency=4)}
+    w = World(rules_of(functions, {"a": TenantRules(limit=1)}, quota=10))
+    first = w.admit("packs", "a")
+    w.run()
+    big, small = w.admit("alone", "a"), w.admit("packs", "a")
+    assert w.run() == []
+    w.cancel(big)
+    assert w.run() == [small]
+    assert first.slot is not None
+
+
+# -- Parking
+
+
+def test_a_function_at_its_cap_never_holds_up_the_next():
+    w = World(rules_of({"f": function_of(instances_max=1)}, quota=10))
+    jobs = [w.admit(name) for name in "ffgfg"]
+    assert w.run() == [jobs[0], jobs[2], jobs[4]]
+    w.end(jobs[:1])
+    assert w.run() == jobs[1:2]
+
+
+def test_no_more_are_let_out_than_there_is_room_for():
+    w = World(rules_of({"f": function_of(instances_max=2)}, quota=100))
+    for i in range(30):
+        w.admit("f", f"t{i}")
+    first = w.run()
+    assert len(first) == 2
+    w.end(first[:1])
+    assert len(w.run()) == 1
+    w.machine.set_rules(rules_of({"f": function_of(instances_max=7)}, quota=100))
+    assert len(w.run()) == 5
+
+
+def test_room_that_the_first_in_line_cannot_use_goes_to_the_next():
+    """Its tenant is at the ceiling; the tenant's turn comes again when it has room."""
+    functions = {"f": function_of(instances_max=1)}
+    w = World(rules_of(functions, {"a": TenantRules(limit=1)}, quota=10))
+    holder = w.admit("f", "x")
+    w.run()
+    parked = w.admit("f", "a")
+    w.run()
+    other = w.admit("f", "b")
+    busy = w.admit("g", "a")
+    assert w.run() == [busy]
+    w.end([holder])
+    assert w.run() == [other]
+    w.end([other, busy])
+    assert w.run() == [parked]
+
+
+def test_room_that_was_meant_for_what_is_cancelled_goes_to_the_next():
+    functions = {"f": function_of(instance_concurrency=2, instances_max=1)}
+    w = World(rules_of(functions, quota=10))
+    running = w.admit_many(2, "f", qualifier="1")
+    w.run()
+    other_version = w.admit("f", qualifier="2")
+    w.run()
+    same_version = w.admit("f", qualifier="1")
+    w.end(running[:1])
+    assert w.run() == [], "the one that needs an instance of its own came first"
+    w.cancel(other_version)
+    assert w.run() == [same_version]
+
+
+def packers_do_not_starve(s: Simulation, victim: Job, *packers: tuple[str, str, str | None]) -> int:
+    """Keep *packers* coming while the victim waits; return how many runs ended meanwhile."""
+    while victim.first_sent_at is None:
+        for function, tenant, qualifier in packers:
+            s.admit(function, tenant, qualifier)
+        assert s.step()
+        assert s.slot_ends < 500
+    return s.slot_ends
+
+
+def test_those_that_fit_into_running_instances_do_not_starve_who_needs_a_new_one():
+    rules = rules_of({"packs": function_of(instance_concurrency=10)}, quota=1)
+    s = Simulation(rules, lambda _: s.random.uniform(0.5, 1.5))
+    s.admit_many(9, "packs", "a")
+    s.decide()
+    victim = s.admit("alone", "b")
+    packers_do_not_starve(s, victim, ("packs", "a", None), ("packs", "c", None))
+
+
+def test_one_version_of_a_function_does_not_starve_the_other():
+    rules = rules_of({"f": function_of(instance_concurrency=10, instances_max=1)}, quota=5)
+    s = Simulation(rules, lambda _: s.random.uniform(0.5, 1.5))
+    s.admit_many(9, "f", "a", "1")
+    s.decide()
+    victim = s.admit("f", "a", "2")
+    packers_do_not_starve(s, victim, ("f", "a", "1"), ("f", "b", "1"))
+
+
+def test_nobody_is_starved_in_a_line_by_those_who_come_fresh():
+    rules = rules_of({"f": function_of(instances_max=1)}, quota=50)
+    s = Simulation(rules, lambda _: 1.0)
+    s.admit_many(5, "f", "a")
+    s.run(5.5)
+    s.admit("f", "b")
+    s.decide()
+    victim = s.admit("f", "a")
+    count = 0
+    while victim.first_sent_at is None:
+        count += 1
+        s.admit("f", f"new{count}")
+        assert s.step()
+        assert count < 50
+
+
+@pytest.mark.parametrize("seed", range(5))
+@pytest.mark.parametrize("capped_by", ["account", "function", "tenant"])
+def test_everything_is_launched_within_a_bounded_number_of_slot_ends(capped_by, seed):
+    """A thousand invocations of any kind, and as many more as end: all of the first get through."""
+    functions = {
+        "f": function_of(instance_concurrency=3),
+        "g": function_of(duration_s=5.0),
+        "h": function_of(instance_concurrency=2),
+    }
+    tenants = {"a": TenantRules(weight=3, reserved=2), "b": TenantRules(weight=0.5)}
+    if capped_by == "function":
+        functions = {
+            name: function_of(instance_concurrency=rules.instance_concurrency, instances_max=2)
+            for name, rules in functions.items()
+        }
+    if capped_by == "tenant":
+        tenants = {name: TenantRules(weight=2, limit=2) for name in "abc"}
+    s = Simulation(
+        rules_of(functions, tenants, quota=5),
+        lambda job: (
+            {"f": 1.0, "g": 2.0, "h": 0.5}[job.lane.function.name] * s.random.uniform(0.1, 3.0)
+        ),
+        seed=seed,
+    )
+
+    def one() -> Job:
+        return s.admit(
+            s.random.choice("fgh"),
+            s.random.choice("abc"),
+            s.random.choice([None, "1"]),
+            priority=s.random.choice([0.0, 0.0, 20.0, -20.0]),
+        )
+
+    first = [one() for _ in range(1000)]
+    while any(job.first_sent_at is None for job in first):
+        assert s.step()
+        one()
+        assert s.slot_ends < 8000
+
+
+# -- What others want to know
+
+
+def test_ahead_counts_the_due_invocations_of_the_tenant_that_come_before():
+    w = World(rules_of({"f": function_of(instances_max=1)}, quota=2))
+    w.admit_many(2, "f", "a")
+    w.admit_many(3, "g", "a")
+    w.run()
+    w.admit_many(5, "g", "b")
+    w.admit("g", "a", delay_s=60)
+    last = w.admit("g", "a")
+    assert w.main.backlog.due == 3 + 5 + 1
+    assert sum(w.main.backlog.ahead_of(last)) == 3
+    w.cancel(w.jobs["i4"])
+    assert sum(w.main.backlog.ahead_of(last)) == 2
+    assert sum(w.main.backlog.ahead_of(w.jobs["i2"])) == 0
+
+
+def test_a_count_of_those_ahead_may_be_spread_over_time():
+    w = World(rules_of(quota=1))
+    jobs = w.admit_many(6)
+    counting = w.main.backlog.ahead_of(jobs[5])
+    counted = [next(counting), next(counting)]
+    w.end(w.run())  # the first goes while we count
+    w.cancel(jobs[3])
+    counted += counting
+    assert sum(counted) in (4, 3)
+
+
+def test_the_age_is_of_what_has_been_due_for_longest():
+    w = World(rules_of(quota=2))
+    assert w.main.oldest_age_s(w.now) == 0.0
+    w.admit(delay_s=5)
+    first, second = w.admit("f"), w.admit("g")
+    w.now = 2.0
+    assert w.main.oldest_age_s(w.now) == 2.0
+    w.run()
+    assert w.main.oldest_age_s(w.now) == 0.0
+    late = w.admit("f")
+    w.now = 10.0
+    w.due()
+    assert w.main.oldest_age_s(w.now) == 8.0
+    w.cancel(late)
+    assert w.main.oldest_age_s(w.now) == 5.0
+    w.end([first, second])
+
+
+def test_delays_end_in_order_and_on_time():
+    w = World(rules_of(quota=100))
+    jobs = [w.admit(delay_s=delay_s) for delay_s in (3.0, 1.0, 2.0, 1.0)]
+    assert w.due() == []
+    went: list[tuple[float, int]] = []
+    while (deadline := w.machine.next_deadline(w.now)) is not None and len(went) < 4:
+        w.now = deadline
+        went += [(w.now, job.seq) for job in w.run()]
+    assert went == [(1.0, 2), (1.0, 4), (2.0, 3), (3.0, 1)]
+    assert all(job.first_sent_at == job.due_at for job in jobs)
+    assert not math.isinf(w.now)
+
+
+# -- Bounds
+
+
+def test_names_that_are_made_up_are_forgotten(monkeypatch):
+    monkeypatch.setattr("dispatcher.core.account.IDLE_KEPT", 16)
+    monkeypatch.setattr("dispatcher.core.lanes.LANES_KEPT", 16)
+    s = Simulation(rules_of(quota=1), lambda _: 1.0)
+    for i in range(500):
+        s.admit(f"f{i}", f"t{i}")
+        s.admit(f"f{i}", "default")
+        s.step()
+        s.step()
+    assert len(s.main.functions) <= 40
+    assert len(s.main.backlog.tenants) <= 40
+    assert len(s.main.tenant("default").lanes) <= 40
+
+
+def test_the_largest_debts_are_remembered_and_the_others_forgotten(monkeypatch):
+    monkeypatch.setattr("dispatcher.core.account.IDLE_KEPT", 8)
+    s = Simulation(
+        rules_of(quota=1), lambda job: 500.0 if job.lane.tenant.name == "debtor" else 1.0
+    )
+    s.admit("f", "debtor")
+    s.run(600.0)
+    owes = s.main.tenant("debtor").passed
+    for i in range(100):
+        s.admit("f", f"t{i}")
+        s.step()
+    assert "debtor" in s.main.backlog.tenants
+    assert s.main.tenant("debtor").passed == owes
+    assert len(s.main.backlog.tenants) <= 24

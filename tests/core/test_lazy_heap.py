@@ -1,0 +1,83 @@
+from typing import Any
+
+from hypothesis import given
+from hypothesis import strategies as st
+
+from dispatcher.core.lazy_heap import LazyHeap, Ranking
+
+
+class Owner:
+    def __init__(self, number: int) -> None:
+        self.number = number
+        self.entry: tuple[Any, ...] | None = None
+
+
+steps = st.lists(
+    st.one_of(
+        st.tuples(st.just("place"), st.integers(0, 9), st.integers(0, 5)),
+        st.tuples(st.just("remove"), st.integers(0, 9), st.just(0)),
+        st.tuples(st.just("pop"), st.just(0), st.just(0)),
+    ),
+    max_size=60,
+)
+
+
+@given(steps)
+def test_a_ranking_is_an_order_that_can_be_changed_anywhere(steps):
+    owners = [Owner(i) for i in range(10)]
+    ranking: Ranking[Owner] = Ranking()
+    model: dict[Owner, tuple[float, int]] = {}
+    for what, number, key in steps:
+        owner = owners[number]
+        if what == "place":
+            ranking.place(owner, key, number)
+            model[owner] = (key, number)
+        elif what == "remove":
+            ranking.remove(owner)
+            model.pop(owner, None)
+        elif model:
+            first = min(model, key=lambda owner: model[owner])
+            assert ranking.pop() is first
+            del model[first]
+        assert len(ranking) == len(model)
+        assert set(ranking) == set(model)
+        assert ranking.first() is min(model, key=lambda owner: model[owner], default=None)
+        assert len(ranking.entries()) <= 2 * len(model)
+        assert all((owner.entry is not None) == (owner in model) for owner in owners)
+
+
+def test_a_million_that_lapse_leave_nothing_behind():
+    gone: set[int] = set()
+    heap: LazyHeap[tuple[int]] = LazyHeap(lambda entry: entry[0] not in gone)
+    for i in range(10_000):
+        heap.push((i,))
+    for i in reversed(range(1, 10_000)):
+        gone.add(i)
+        heap.lapse()
+    assert (len(heap), len(heap.entries()), heap.first()) == (1, 1, (0,))
+    assert heap.pop() == (0,)
+    assert heap.first() is None
+    assert heap.entries() == []
+
+
+def test_one_that_moves_all_the_time_leaves_nothing_behind():
+    stays, moves = Owner(0), Owner(1)
+    ranking: Ranking[Owner] = Ranking()
+    ranking.place(stays, 0, 0)
+    for i in range(1000):
+        ranking.place(moves, 1000 - i, 1)
+        assert len(ranking.entries()) <= 4
+    assert ranking.first() is stays
+
+
+def test_an_entry_is_its_owners_or_stale():
+    owner = Owner(0)
+    ranking: Ranking[Owner] = Ranking()
+    ranking.place(owner, 1.0)
+    entry = owner.entry
+    ranking.place(owner, 1.0)
+    assert owner.entry is entry  # nothing to do
+    assert ranking.entries() == [(1.0, owner)]
+    ranking.remove(owner)
+    ranking.remove(owner)  # harmless
+    assert len(ranking) == 0
