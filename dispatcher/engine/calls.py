@@ -11,6 +11,7 @@ import anyio
 import anyio.lowlevel
 from msgspec.structs import replace
 
+from dispatcher import failpoints
 from dispatcher.config import Settings
 from dispatcher.core.account import OTHER
 from dispatcher.core.backlog import Job
@@ -177,6 +178,7 @@ class Calls(Pump):
     def _flush(self) -> None:
         """Give what has come in to the journal."""
         self._flush_is_due = False
+        failpoints.reach("engine.before_accept")
         while self._incoming:
             batch = [
                 self._incoming.popleft() for _ in range(min(len(self._incoming), ACCEPT_AT_ONCE))
@@ -192,6 +194,7 @@ class Calls(Pump):
         """Take the journal's word on a batch."""
         if isinstance(verdicts, JournalError):
             self.fail(verdicts)
+        failpoints.reach("engine.after_accept")
         now = self.clock.now()
         for i, (ticket, entry, source, since) in enumerate(batch):
             verdict = verdicts if isinstance(verdicts, Exception) else verdicts[i]

@@ -16,6 +16,7 @@ import anyio
 import anyio.lowlevel
 from anyio.abc import TaskGroup, TaskStatus
 
+from dispatcher import failpoints
 from dispatcher.config import Settings, needs_restart
 from dispatcher.core.backlog import Job
 from dispatcher.core.gates import Slot
@@ -119,6 +120,7 @@ class Pump:
                     watching.start_soon(
                         tracker.run, partial(self._report, account), name=f"tracker {account}"
                     )
+            failpoints.reach("engine.recovered")
             self.ready = True
             task_status.started()
             async with anyio.create_task_group() as sends:
@@ -134,6 +136,7 @@ class Pump:
     def stop(self) -> None:
         """Take nothing more, launch nothing more, and let `run` come to its end."""
         self.draining = True
+        failpoints.reach("engine.stopping")
         self.wake()
 
     def wake(self) -> None:
@@ -184,6 +187,7 @@ class Pump:
             now = self.clock.now()
             for record, payload in batch:
                 self._restore(record, payload, now)
+            failpoints.reach("engine.recovering")
             await anyio.lowlevel.checkpoint()
 
     def _restore(self, record: Record, payload: bytes | None, now: float) -> None:
@@ -239,6 +243,10 @@ class Pump:
                     self._start(self._stop_in_cloud, job)
                 case Warn(event=event, account=account, failure=failure):
                     logger.error("%s: account %s: %s", event, account, failure.message)
+        if launches:
+            failpoints.reach("engine.before_sending")
+        if finishes:
+            failpoints.reach("engine.before_ended")
         if changes:
             self.journal.record(changes, partial(self._recorded, launches, finishes))
 
@@ -249,8 +257,12 @@ class Pump:
         if error is not None:
             self.fail(error)
             return
+        if launches:
+            failpoints.reach("engine.after_sending")
         for launch in launches:
             self._start(self._send, launch.job, launch.slot)
+        if finishes:
+            failpoints.reach("engine.after_ended")
         for finish in finishes:
             self.told(
                 End(
@@ -270,6 +282,7 @@ class Pump:
     async def _send(self, job: Job, slot: Slot) -> None:
         """Send one attempt and take its outcome to the machine."""
         outcome = await self._outcome(job)
+        failpoints.reach("engine.after_reply")
         self._sending.discard(job)
         self.carry_out(self.machine.sent(job, slot, outcome, self.clock.now()))
         self.wake()
@@ -281,6 +294,7 @@ class Pump:
             if payload is None:
                 return Refused(Failure("payload_missing", "the journal has lost the payload"))
         call = _call(job, payload)
+        failpoints.reach("engine.before_send")
         try:
             return await self.transports[job.lane.tenant.account].send(call)
         except Exception as error:
@@ -368,12 +382,12 @@ class Pump:
         self, account: str, completion: Completion, done: Callable[[], None] | None
     ) -> None:
         """Take a tracker's news; *done* is called when the end is on disk."""
+        failpoints.reach("engine.completion")
         job = self.machine.jobs.get(completion.id)
         if job is not None:
             self.completed(job, completion)
             if done is not None:
-                # The journal keeps its order: once this is written, so is what came before.
-                self.journal.record((), lambda error: None if error else done())
+                self._settle(done)
         else:
             self._start(self._late, account, completion, done)
 
@@ -388,7 +402,18 @@ class Pump:
         """Take news of what this process does not hold: ended long ago, or given up."""
         await self.complete_late(account, completion)
         if done is not None:
-            self.journal.record((), lambda error: None if error else done())
+            self._settle(done)
+
+    def _settle(self, done: Callable[[], None]) -> None:
+        """Let a tracker forget its news once they are on disk."""
+
+        # The journal keeps its order: once this is written, so is what came before.
+        def written(error: JournalError | None) -> None:
+            failpoints.reach("engine.before_settled")
+            if error is None:
+                done()
+
+        self.journal.record((), written)
 
     async def complete_late(self, account: str, completion: Completion) -> None:
         """Tell the true end of an invocation that was given up as uncertain."""

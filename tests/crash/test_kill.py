@@ -1,0 +1,215 @@
+"""The promise, by kill -9: what was accepted runs, and what was sent once is not sent twice."""
+
+import base64
+import json
+import random
+import signal
+import time
+from collections import Counter
+from pathlib import Path
+from typing import Any
+
+import pytest
+from msgspec import Struct
+
+import dispatcher
+from tests.crash.killing import (
+    Callers,
+    Launcher,
+    Victim,
+    all_views,
+    count_sending,
+    points,
+    runs_of,
+    wait_until_idle,
+)
+from tests.sidecar import call, cloud, write_config
+
+pytestmark = [pytest.mark.slow, pytest.mark.timeout(400)]
+
+KILLS = 100
+LIMIT = 12
+
+CLOUD = """
+[accounts.fc]
+provider = "aliyun-fc"
+account_id = "1"
+region = "cn-shanghai"
+quota = 1000
+keys = { AK = "s3cret" }
+[accounts.fc.functions."*"]
+duration_s = 0.05
+
+[accounts.lambda]
+provider = "aws-lambda"
+account_id = "123456789012"
+region = "us-east-1"
+quota = 1000
+keys = { AK = "s3cret" }
+queues = ["ends"]
+[accounts.lambda.functions."*"]
+duration_s = 0.05
+on_success = "ends"
+on_failure = "ends"
+
+# Some replies take a while, so that many a kill meets sends in flight.
+[[faults]]
+kind = "slow"
+probability = 0.2
+delay_s = 0.1
+"""
+
+CONFIG = f"""
+[server]
+listen = ["127.0.0.1:0"]
+
+[metrics]
+listen = "127.0.0.1:0"
+
+[journal]
+url = "sqlite:journal.db"
+
+[retry]
+delay_base_s = 0.05
+delay_max_s = 0.5
+
+[accounts.fc]
+provider = "aliyun-fc"
+account_id = "1"
+region = "cn-shanghai"
+quota = {LIMIT}
+endpoint = "CLOUD"
+credentials = {{ source = "static", access_key_id = "AK", access_key_secret_file = "secret" }}
+
+[accounts.lambda]
+provider = "aws-lambda"
+account_id = "123456789012"
+region = "us-east-1"
+quota = {LIMIT}
+endpoint = "CLOUD"
+completion_queue = "CLOUD/123456789012/ends"
+credentials = {{ source = "static", access_key_id = "AK", access_key_secret_file = "secret" }}
+"""
+
+
+class Tally(Struct):
+    kills: int = 0
+    before_ready: int = 0
+    in_flight: int = 0  #: stood in `sending` when their sidecar was killed
+    at_once: int = 0  #: ... the most at one kill
+    restarts_s: float = 0.0
+
+
+def kill_at_random(
+    launcher: Launcher, config: Path, callers: Callers, rng: random.Random, tally: Tally
+) -> None:
+    """Start a sidecar and kill it soon, maybe before it is ready."""
+    began = time.monotonic()
+    with Victim(launcher, config) as victim:
+        if rng.random() < 0.1:
+            time.sleep(rng.uniform(0.0, 0.1))
+            tally.before_ready += not victim.ready
+        else:
+            assert victim.wait_until_ready()
+            tally.restarts_s = max(tally.restarts_s, time.monotonic() - began)
+            callers.url = victim.url()
+            time.sleep(rng.uniform(0.0, 0.6))
+        assert victim.alive, victim.text()[-3000:]
+    note_kill(config, tally)
+
+
+def kill_at(
+    point: str, launcher: Launcher, config: Path, callers: Callers, rng: random.Random, tally: Tally
+) -> None:
+    """Start a sidecar that dies at *point*."""
+    during_start = point in ("engine.recovering", "engine.recovered")
+    nth = 1 if during_start or point == "engine.stopping" else rng.randint(1, 10)
+    with Victim(launcher, config, point=point, nth=nth) as victim:
+        if victim.wait_until_ready():
+            callers.url = victim.url()
+            if point == "engine.stopping":
+                victim.signal(signal.SIGTERM)
+        assert victim.wait_until_dead(15), f"{point} was not reached {nth} times"
+        assert victim.wait() == -signal.SIGKILL, (point, victim.text()[-3000:])
+    note_kill(config, tally)
+
+
+def note_kill(config: Path, tally: Tally) -> None:
+    tally.kills += 1
+    sending = count_sending(config.with_name("journal.db"))
+    tally.in_flight += sending
+    tally.at_once = max(tally.at_once, sending)
+
+
+def number_of(run: dict[str, Any]) -> int:
+    payload = json.loads(base64.b64decode(run["payload_head"]))
+    assert isinstance(payload["n"], int)
+    return payload["n"]
+
+
+def test_kill_9_loses_nothing(tmp_path):
+    rng = random.Random(20)
+    tally = Tally()
+    names = points(Path(dispatcher.__file__).parent)
+    assert len(names) >= 15, names
+    began = time.monotonic()
+    with cloud(tmp_path, CLOUD) as url, Launcher() as launcher:
+        config = write_config(tmp_path, CONFIG.replace("CLOUD", url))
+        callers = Callers(singles=3, bulks=1, pause_s=0.03)
+        with callers.running():
+            for _ in range(KILLS):
+                kill_at_random(launcher, config, callers, rng, tally)
+            for point in names:
+                kill_at(point, launcher, config, callers, rng, tally)
+            with Victim(launcher, config) as last:
+                assert last.wait_until_ready()
+                callers.url = last.url()
+                assert callers.url is not None
+                callers.stop()
+                settled_s = wait_until_idle(callers.url, max_s=60)
+                views = all_views(callers.url)
+                last.signal(signal.SIGTERM)
+                assert last.wait() == 0
+        runs = runs_of(url)
+        accounts = call("GET", f"{url}/_emulator/statistics")[1]["accounts"]
+    took_s = time.monotonic() - began
+    kept = callers.kept
+    assert not kept.odd, kept.odd[:5]
+
+    # Nothing is lost: each of the accepted has ended, and has run.
+    by_id = {view["id"]: view for view in views}
+    assert kept.accepted.keys() == kept.accounts.keys()
+    states = Counter(by_id[one]["state"] for one in kept.accepted.values())
+    assert states == {"succeeded": len(kept.accepted)}, states
+    ran = Counter(number_of(run) for run in runs)
+    lost = kept.accepted.keys() - ran.keys()
+    assert not lost, sorted(lost)[:10]
+
+    # A repeated call made nothing new: one id for each key, and every id is known to its caller.
+    assert len(set(kept.accepted.values())) == len(kept.accepted)
+    assert by_id.keys() == set(kept.accepted.values())
+    assert kept.repeats > 0, "no reply was lost after the commit: the load is too light"
+
+    # Function Compute refuses a repeat of our task ids, Lambda runs it.
+    by_task = Counter(run["task_id"] for run in runs if run["account"] == "fc")
+    fc_ids = {one for n, one in kept.accepted.items() if kept.accounts[n] == "fc"}
+    assert by_task == dict.fromkeys(fc_ids, 1)
+    assert accounts["fc"]["duplicates_refused"] > 0, "no kill met a send in flight"
+    twice = sum(count - 1 for count in ran.values())
+    assert 0 < twice <= tally.in_flight
+
+    peaks = {name: account["instances_peak"] for name, account in accounts.items()}
+    print(
+        f"\nkill -9: {tally.kills} times ({KILLS} at random, {tally.before_ready} of them before it "
+        f"was ready, {len(names)} at fail points) in {took_s:.0f} s: 0 of {len(kept.accepted)} "
+        f"accepted invocations lost, {twice} ran twice of {tally.in_flight} sends in flight at the "
+        f"kills (at most {tally.at_once} at one), 0 of them on Function Compute "
+        f"({accounts['fc']['duplicates_refused']} repeats refused)"
+    )
+    print(
+        f"callers: {kept.lost_replies} calls without a reply, {kept.repeats} answered as duplicates; "
+        f"ready again within {tally.restarts_s * 1000:.0f} ms, settled {settled_s:.1f} s after the "
+        f"last kill; peaks {peaks} of {LIMIT}"
+    )
+    assert peaks["fc"] <= LIMIT
+    assert peaks["lambda"] <= LIMIT
