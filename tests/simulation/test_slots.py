@@ -174,3 +174,119 @@ def test_never_more_instances_than_the_limit_and_hardly_an_idle_one(tmp_path: Pa
         assert other > 5 * LIMIT, "what only waits for the 202 holds no limit"
     assert states == {("succeeded", False): len(ids)}
     assert forced == 0
+
+
+#: Lost: 5 %; doubled, early (before the 202) and late: 20 % each.
+SPOILED = """
+seed = 3
+[records]
+lost = 0.05
+doubled = 0.2
+delayed = 0.2
+delay_s = 0.8
+[[faults]]
+kind = "slow"
+operation = "invoke"
+probability = 0.2
+delay_s = 0.6
+[[faults]]
+kind = "slow"
+operation = "tasks"
+probability = 0.2
+delay_s = 0.8
+"""
+HOLD_MAX_S = 4.0
+MANY = 200
+
+
+@pytest.mark.slow
+def test_news_that_is_lost_doubled_early_or_late_leaves_no_slot_behind(tmp_path: Path):
+    text = SPOILED + cloud_config().partition("\n")[2]
+    text = text.replace("duration_s = 1.5", "duration_s = 0.3\ntask_lost_rate = 0.05")
+    rules = f"hold_max_s = {HOLD_MAX_S}"
+    with cloud(tmp_path, text) as url:
+        with Sidecar(write_config(tmp_path, sidecar_config(url, rules))) as sidecar:
+            ids = {name: enqueue(sidecar, name, MANY) for name in EXACT}
+            took_s = {name: wait_until_idle(sidecar, name, 60.0) for name in EXACT}
+            time.sleep(1.0)  # for news that comes when all is over
+            ends = {
+                name: Counter(
+                    sidecar.call("GET", f"/v1/invocations/{one}")[1]["state"] for one in ids[name]
+                )
+                for name in EXACT
+            }
+            forced = {
+                name: metric(sidecar, "dispatcher_forced_releases_total", account=name)
+                for name in EXACT
+            }
+            left = {
+                name: (
+                    metric(sidecar, "dispatcher_in_flight", account=name),
+                    metric(sidecar, "dispatcher_instances_in_use", account=name),
+                )
+                for name in EXACT
+            }
+            assert sidecar.stop() == 0
+        counted = counts_of(url)
+        told = call("GET", f"{url}/_emulator/statistics")[1]
+    print(f"\nrecords {told['records']}, faults {told['faults']}")
+    for name in EXACT:
+        print(
+            f"{name}: {dict(ends[name])} in {took_s[name]:.1f} s, {forced[name]:.0f} forced, "
+            f"(in flight, instances) left {left[name]}, peak {counted[name]['instances_peak']}"
+        )
+        assert left[name] == (0.0, 0.0)
+        assert set(ends[name]) <= {"succeeded", "uncertain"}
+        assert ends[name].total() == MANY
+        assert ends[name]["uncertain"] == forced[name]
+        assert 1 <= forced[name] <= 0.12 * MANY
+        assert counted[name]["instances_peak"] <= LIMIT
+
+
+@pytest.mark.slow
+def test_200_that_run_while_the_dispatcher_is_killed_are_all_learned_of(tmp_path: Path):
+    limit = 200
+    text = cloud_config().replace("duration_s = 1.5", "duration_s = 3.0")
+    with cloud(tmp_path, text) as url:
+        config = write_config(
+            tmp_path, sidecar_config(url).replace(f"quota = {LIMIT}", f"quota = {limit}")
+        )
+        with Sidecar(config) as first:
+            ids = [one for name in EXACT for one in enqueue(first, name, 2 * limit)]
+            until = time.monotonic() + 10.0
+            while any(account["running"] < limit for account in _exact(url)):
+                assert time.monotonic() < until, _exact(url)
+                time.sleep(0.02)
+            first.kill()
+        time.sleep(1.5)  # some end while nobody is there
+        with Sidecar(config) as second:
+            for name in EXACT:
+                wait_until_idle(second, name, 40.0)
+            views = [second.call("GET", f"/v1/invocations/{one}")[1] for one in ids]
+            forced = metric(second, "dispatcher_forced_releases_total")
+            recovered = {
+                state: metric(second, "dispatcher_recovered_total", state=state)
+                for state in ("sending", "running")
+            }
+            assert second.stop() == 0
+        runs = runs_of(url)
+        counted = counts_of(url)
+    by_account = Counter(run["account"] for run in runs)
+    print(
+        f"\nrecovered {recovered}; runs {dict(by_account)} of {2 * limit} each, peaks "
+        f"{[counted[name]['instances_peak'] for name in EXACT]} of {limit}, {forced:.0f} forced"
+    )
+    assert Counter((view["state"], view["estimated"]) for view in views) == {
+        ("succeeded", False): len(ids)
+    }
+    assert counted["fc"]["instances_peak"] <= limit
+    assert by_account["fc"] == 2 * limit, "a repeated task id runs once"
+    # Lambda knows no ids of ours: what was on its way at that moment is sent again, and may run
+    # beside itself.
+    assert counted["lambda"]["instances_peak"] <= limit + recovered["sending"]
+    assert forced == 0
+
+
+def _exact(url: str) -> list[dict[str, Any]]:
+    counted = counts_of(url)
+    return [counted[name] for name in EXACT]
