@@ -19,8 +19,10 @@ FIND_MAX_S = 0.25
 SLICE = 1000
 """Invocations in one step of the recovery."""
 
-_RESULT = "(SELECT result FROM results WHERE results.seq = invocations.seq)"
-_ALL: Final = f"{RECORD_COLUMNS}, {_RESULT}"  # all columns of a record
+_ALL: Final = (
+    f"{RECORD_COLUMNS}, iif(ended_ms IS NULL, NULL,"  # noqa: S608 -- constants only
+    " (SELECT result FROM results WHERE results.seq = invocations.seq))"
+)
 
 #: States of what is taken up again after a restart.
 _LEFT: Final = (State.WAITING, State.SENDING, State.RUNNING, State.UNCERTAIN)
@@ -209,7 +211,7 @@ def _part(connection: Connection, state: State, account: str) -> Iterator[Row]:
     last = 0
     while True:
         rows = connection.execute(
-            f"SELECT {RECORD_COLUMNS} FROM invocations"  # noqa: S608 -- constants only
+            f"SELECT {_ALL} FROM invocations"  # noqa: S608 -- constants only
             " WHERE state = ? AND account = ? AND seq > ? ORDER BY seq LIMIT ?",
             (state.value, account, last, SLICE),
         ).fetchall()

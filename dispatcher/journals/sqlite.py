@@ -7,6 +7,7 @@ import sqlite3
 import time
 import weakref
 from collections.abc import AsyncIterator, Callable, Collection, Sequence
+from contextlib import ExitStack
 from functools import partial
 from pathlib import Path
 from typing import TypeVar
@@ -244,30 +245,38 @@ class SqliteJournal:
 def _open_writer(
     path: Path, retention_ms: int, room: Room, connect: Connect, wall_s: Callable[[], float]
 ) -> Writer:
-    lock = Lock(Path(f"{path}.lock"))
-    try:
+    with ExitStack() as undo:
+        lock = Lock(Path(f"{path}.lock"))
+        undo.callback(lock.release)
         if not path.exists():
             disk.make_file(path)
         reserve = Reserve(Path(f"{path}.ballast"), room)
-        try:
-            connection = open_for_writing(path, connect)
-        except JournalError as error:
-            # The log's shared index wants some room even where nothing is written.
-            if not is_full(error.__cause__) or not reserve.spend():
-                raise
-            connection = open_for_writing(path, connect)
+        connection = _open_connection(path, connect, reserve)
+        undo.callback(connection.close)
         disk.sync_folder(path.parent)
-        return Writer(
-            connection,
-            lock=lock,
-            reserve=reserve,
-            upkeep=Upkeep(connection, path, retention_ms=retention_ms, wall_s=wall_s),
-            retention_ms=retention_ms,
-            abandon=partial(close_without_checkpoint, path=path, connect=connect),
-        )
-    except BaseException:
-        lock.release()
-        raise
+        try:
+            writer = Writer(
+                connection,
+                lock=lock,
+                reserve=reserve,
+                upkeep=Upkeep(connection, path, retention_ms=retention_ms, wall_s=wall_s),
+                retention_ms=retention_ms,
+                abandon=partial(close_without_checkpoint, path=path, connect=connect),
+            )
+        except sqlite3.Error as error:
+            raise journal_error(error, f"cannot open {path}") from error
+        undo.pop_all()
+    return writer
+
+
+def _open_connection(path: Path, connect: Connect, reserve: Reserve) -> Connection:
+    try:
+        return open_for_writing(path, connect)
+    except JournalError as error:
+        # The log's shared index wants some room even where nothing is written.
+        if not is_full(error.__cause__) or not reserve.spend():
+            raise
+    return open_for_writing(path, connect)
 
 
 class Reader:

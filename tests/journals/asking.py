@@ -34,6 +34,8 @@ class Once:
         self._note = note
 
     def __call__(self, verdict: Any) -> None:
+        if self._future.cancelled():
+            return  # nobody waits any more
         assert not self._future.done(), "told twice"
         self._future.set_result(verdict)
         if self._note is not None:

@@ -1,0 +1,80 @@
+import sqlite3
+from typing import Any
+
+import pytest
+
+from dispatcher.journals import schema
+from dispatcher.journals.statements import ROWS_MAX, Statement, run
+
+
+class Watched:
+    """A connection that remembers its statements."""
+
+    def __init__(self) -> None:
+        self._connection = sqlite3.connect(":memory:", isolation_level=None)
+        self._connection.executescript(schema.migration(0))
+        self.seen: list[str] = []
+
+    def execute(self, sql: str, parameters: Any = (), /) -> Any:
+        self.seen.append(sql)
+        return self._connection.execute(sql, parameters)
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._connection, name)
+
+
+@pytest.fixture
+def connection() -> Watched:
+    return Watched()
+
+
+def payloads(count: int) -> list[tuple[Any, ...]]:
+    return [(number, b"x") for number in range(1, count + 1)]
+
+
+@pytest.mark.parametrize("count", [0, 1, 2, 5, 31, 32, 33, 255, 256, 257, 1000])
+def test_any_number_of_rows(connection, count):
+    run(connection, Statement.ADD_PAYLOADS, payloads(count))
+    assert connection.execute("SELECT seq, payload FROM payloads").fetchall() == payloads(count)
+
+
+def test_many_rows_are_few_calls(connection):
+    run(connection, Statement.ADD_PAYLOADS, payloads(ROWS_MAX))
+    run(connection, Statement.DROP_PAYLOADS, [(f"i{n}",) for n in range(ROWS_MAX)])
+    assert len(connection.seen) == 2
+
+
+def test_few_different_statements_are_prepared(connection):
+    for count in range(1, ROWS_MAX + 1):
+        run(connection, Statement.FIND_KEYS, [("a", "k")] * count)
+    assert len(set(connection.seen)) <= 16
+
+
+def test_what_is_found_of_many_is_all_of_it(connection):
+    keys = [("a", f"k{n}", f"i{n}", b"d", n) for n in range(600)]
+    run(connection, Statement.TAKE_KEYS, keys)
+    wanted = [("a", f"k{n}") for n in range(0, 1200, 2)]
+    assert run(connection, Statement.FIND_KEYS, wanted) == keys[::2]
+
+
+@pytest.mark.parametrize("statement", list(Statement))
+def test_nothing_is_searched_through(connection, statement):
+    """However many invocations there are, a row costs steps in indexes and no more."""
+    samples = {
+        Statement.ADD_INVOCATIONS: (1, "i", "a", "f", *[None] * 14),
+        Statement.ADD_PAYLOADS: (1, b""),
+        Statement.TAKE_KEYS: ("a", "k", "i", b"", 1),
+        Statement.CHANGE: ("i", *[None] * 8),
+        Statement.ADD_RESULTS: ("i", "dead", b""),
+        Statement.DROP_RESULTS: ("i",),
+        Statement.DROP_PAYLOADS: ("i",),
+        Statement.FIND_KEYS: ("a", "k"),
+    }
+
+    class Explained:
+        def execute(self, sql: str, parameters: Any, /) -> Any:
+            return connection.execute(f"EXPLAIN QUERY PLAN {sql}", parameters)
+
+    plan = [row[3] for row in run(Explained(), statement, [samples[statement]] * 3)]  # type: ignore[arg-type]
+    tables = ("invocations", "payloads", "results", "keys")
+    assert not [step for step in plan if step.startswith("SCAN") and step.split()[1] in tables]
