@@ -153,6 +153,10 @@ class Tracker(Protocol):
         """Stop watching an invocation that has ended; unknown ids are fine."""
         ...
 
+    def hurry(self, run_id: str) -> None:
+        """Expect the end soon: the cloud was asked to stop the run; unknown ids are fine."""
+        ...
+
     async def run(self, report: Report) -> None:
         """Watch until cancelled."""
         ...

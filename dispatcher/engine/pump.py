@@ -306,6 +306,8 @@ class Pump:
     async def _stop_in_cloud(self, job: Job) -> None:
         if not await self.transports[job.lane.tenant.account].stop(_call(job, b"")):
             logger.warning("invocation %s could not be stopped in the cloud", job.id)
+        elif (tracker := self._tracker(job)) is not None:
+            tracker.hurry(job.id)
 
     def _watch(self, job: Job) -> None:
         self._forget_payload(job)
@@ -322,6 +324,7 @@ class Pump:
                     request_id=job.request_id or "",
                     sent_at=self.clock.now() if job.sent_at is None else job.sent_at,
                     expected_s=job.lane.function.duration_s,
+                    deadline=None if job.slot is None else job.slot.deadline,
                 )
             )
 

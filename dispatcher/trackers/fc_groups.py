@@ -57,6 +57,7 @@ class Run:
         "due",
         "ended",
         "group",
+        "hurried_at",
         "on_instance",
         "seq",
         "started_s",
@@ -72,6 +73,8 @@ class Run:
         """A request that will tell is on its way."""
         self.alone = False
         """A listing did not show it: ask for it by its id."""
+        self.hurried_at: float | None = None
+        """When it was asked to stop."""
         self.on_instance = False
         self.started_s: float | None = None
         """On the cloud's clock."""
@@ -178,11 +181,11 @@ class Group:
 
     def next_look(self, run: Run, clock: CloudClock, now: float) -> float:
         """Return when to look again at a task that has not ended."""
-        age_s = max(0.0, now - run.watched.sent_at)
+        since = run.watched.sent_at if run.hurried_at is None else run.hurried_at
         early_s = self.early.early_s()
         step = STEP_UNLEARNED if early_s is None else STEP
-        look = now + min(STEP_MAX_S, max(STEP_MIN_S, step * age_s))
-        if early_s is None:
+        look = now + min(STEP_MAX_S, max(STEP_MIN_S, step * (now - since)))
+        if early_s is None or run.hurried_at is not None:
             return look
         if not run.on_instance:
             # What has not begun yet, or waits to be retried, will take its time afterwards.

@@ -89,6 +89,11 @@ class FcTasks:
         """Stop watching a run."""
         self._watchlist.forget(run_id)
 
+    def hurry(self, run_id: str) -> None:
+        """Look at a run at once and then often: it was asked to stop."""
+        self._watchlist.hurry(run_id, anyio.current_time())
+        self._changed.set()
+
     def snapshot(self) -> LooksSnapshot:
         """Return what was asked so far."""
         return LooksSnapshot(

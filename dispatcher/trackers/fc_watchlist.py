@@ -114,6 +114,15 @@ class Watchlist:
             self._strike(run)
             self._results_waiting.pop(run_id, None)
 
+    def hurry(self, run_id: str, now: float) -> None:
+        """Expect the end of a run soon, since it was asked to stop; unknown ids are fine."""
+        run = self._runs.get(run_id)
+        if run is None:
+            return
+        run.hurried_at = now
+        if not run.asked and run.group.problem is None:
+            self._schedule(run, now, now)
+
     def _group(self, function: str, qualifier: str | None) -> Group:
         key = (function, qualifier)
         group = self._groups.get(key)

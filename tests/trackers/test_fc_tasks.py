@@ -264,6 +264,26 @@ async def test_a_slow_api_is_asked_only_so_many_things_at_the_same_time():
         assert len(w.ends) == 20
 
 
+async def test_a_run_that_was_asked_to_stop_is_soon_seen_to_have_stopped():
+    async with watching() as w:
+        for number in range(10):
+            w.run(number, 3600.0)
+        await anyio.sleep(3700.0)
+        w.run(20, 3600.0)
+        w.tracker.hurry("never heard of")
+        await anyio.sleep(300.0)
+        # By what was learned nobody would look for most of an hour.
+        asked = len(w.fc.requests)
+        w.tracker.hurry("i0000000020")
+        await anyio.sleep(8.0)
+        assert w.ends[-1][1].id != "i0000000020"
+        task = w.fc.tasks["f"]["i0000000020"]
+        task.ended_at, task.end = anyio.current_time(), "Stopped"
+        await anyio.sleep(1.5)
+        assert (w.ends[-1][1].id, w.ends[-1][1].verdict) == ("i0000000020", Verdict.STOPPED)
+        assert len(w.fc.requests) - asked < 60
+
+
 async def test_a_pause_is_ended_by_a_run_that_is_due_earlier():
     async with watching() as w:
         w.run(1, 1000.0)
