@@ -128,6 +128,8 @@ class Reserve:
         self._path = ballast
         self._ballast_bytes = room.ballast_bytes
         self._free_min_bytes = room.free_min_bytes
+        self.look_after_bytes = room.free_min_bytes // 8
+        """After writing so much the room is to be looked at again."""
         self._held = ballast.is_file() and ballast.stat().st_blocks * 512 >= room.ballast_bytes
 
     def room(self) -> bool:

@@ -68,6 +68,7 @@ class Writer:
         self._stopping = False
         self._works: list[Work] = []  #: taken, and nobody told yet
         self._room_known_until = 0.0
+        self._unseen_bytes = 0  #: written since the room was looked at
         self.room = reserve.room()
         self.size_bytes = upkeep.size_bytes
 
@@ -226,14 +227,15 @@ class Writer:
             failpoints.reach("journal.after_commit")
         if arrivals is not None:
             self._last_seq = arrivals.last_seq
-        bodies = sum(work.size_bytes for work in works if isinstance(work, Accept))
-        self._upkeep.wrote(sum(len(rows) for _, rows in steps), bodies, time.monotonic())
+        size_bytes = sum(work.size_bytes for work in works if isinstance(work, Accept))
+        self._unseen_bytes += size_bytes
+        self._upkeep.wrote(sum(len(rows) for _, rows in steps), size_bytes, time.monotonic())
 
     # -- Room on the disk
 
     def _has_room(self) -> bool:
         now = time.monotonic()
-        if now >= self._room_known_until:
+        if now >= self._room_known_until or self._unseen_bytes > self._reserve.look_after_bytes:
             self._look_for_room(now)
         return self.room
 
@@ -243,6 +245,7 @@ class Writer:
             logger.warning("the journal's disk %s", "has room again" if room else "is full")
         self.room = room
         self._room_known_until = now + _ROOM_EVERY_S
+        self._unseen_bytes = 0
 
     def _no_room(self, error: sqlite3.Error) -> None:
         """Undo what *error* interrupted, if it was for want of room; raises it if it was not."""

@@ -63,12 +63,23 @@ class Disk(apsw.VFS):
         self.vfs_name = f"disk{next(_names)}"
         self.files = {name: bytearray(data) for name, data in files.items()}
         self.events: list[Event] = []
+        self.failing: int | None = None
+        """The code of the error that the next write or synchronisation fails with, once."""
         super().__init__(self.vfs_name, base="")
 
     def connect(self, path: Path, mode: Mode) -> "ApswConnection":
         """Open a file of this disk; a `Connect` of the journal."""
-        assert mode == "rw", "the journal on this disk has one connection"
+        if mode != "rw":
+            raise sqlite3.OperationalError("this disk allows one connection")
         return ApswConnection(path, self.vfs_name)
+
+    def may_fail(self, *codes: int) -> None:
+        """Fail if the next error is one of *codes*."""
+        if self.failing in codes:
+            error = apsw.IOError("the disk failed")
+            error.extendedresult = self.failing  # type: ignore[attr-defined]
+            self.failing = None
+            raise error
 
     # -- apsw.VFS
 
@@ -102,6 +113,7 @@ class _File:
         return bytes(self._data[offset : offset + amount])
 
     def xWrite(self, data: bytes, offset: int) -> None:  # noqa: N802
+        self._disk.may_fail(apsw.SQLITE_IOERR_WRITE)
         event = Write(self._name, offset, bytes(data))
         _apply(self._data, event)
         self._disk.events.append(event)
@@ -112,6 +124,7 @@ class _File:
         self._disk.events.append(event)
 
     def xSync(self, flags: int) -> None:  # noqa: N802
+        self._disk.may_fail(apsw.SQLITE_IOERR_FSYNC)
         self._disk.events.append(Sync(self._name, self._is_new))
         self._is_new = False
 

@@ -67,7 +67,8 @@ class Victim:
     ) -> None:
         self._launcher = launcher
         self.log = config.with_name("sidecar.log")
-        self._from = self.log.stat().st_size if self.log.exists() else 0
+        self.log.touch()
+        self._from = self.log.stat().st_size
         armed = {} if point is None else {"point": point, "nth": nth}
         self.pid = launcher.ask(config=str(config), log=str(self.log), **armed)["pid"]
         self.code: int | None = None
@@ -133,19 +134,20 @@ class Victim:
             self.wait()
 
 
-def count_sending(journal: Path) -> int:
-    """Return how many invocations stand in `sending`: what a dead sidecar may have sent."""
+def sending(journal: Path) -> dict[str, int]:
+    """Count by account what stands in `sending`: what a dead sidecar may have sent."""
     if not journal.exists():
-        return 0
+        return {}
     # It cannot write, so the next sidecar still has the log to recover from.
     with contextlib.closing(sqlite3.connect(f"file:{journal}?mode=ro", uri=True)) as connection:
         try:
-            (count,) = connection.execute(
-                "SELECT count(*) FROM invocations WHERE state = 'sending'"
-            ).fetchone()
-        except sqlite3.OperationalError:
-            return 0  # killed before the tables were made
-    return int(count)
+            rows = connection.execute(
+                "SELECT account, count(*) FROM invocations WHERE state = 'sending' GROUP BY account"
+            ).fetchall()
+        except sqlite3.OperationalError as error:
+            assert "no such table" in str(error)  # killed before the tables were made
+            return {}
+    return dict(rows)
 
 
 # -- Callers --------------------------------------------------------------------------------------
@@ -171,6 +173,7 @@ class Callers:
         self._pause_s = pause_s
         self._numbers = itertools.count()
         self._stopping = threading.Event()
+        self._giving_up = threading.Event()
         self._threads = [
             threading.Thread(target=self._guarded, args=(many,), daemon=True)
             for many in (*(1,) * singles, *(BULK,) * bulks)
@@ -183,6 +186,7 @@ class Callers:
         try:
             yield self
         finally:
+            self._giving_up.set()
             self.stop()
 
     def stop(self) -> None:
@@ -215,7 +219,7 @@ class Callers:
         body = "\n".join(json.dumps(line) for line in lines)
         kind = "application/json" if many == 1 else "application/x-ndjson"
         left = set(range(many))
-        while left:
+        while left and not self._giving_up.is_set():
             answers = self._post(body, kind)
             if answers is None:
                 time.sleep(0.01)
@@ -257,9 +261,7 @@ class Callers:
             connection.close()
         if reply.status in (200, 202):
             return [json.loads(line) for line in text.splitlines()]
-        return [{"error": {**json.loads(text), "status": reply.status}}] * (
-            body.count("\n") + 1
-        )
+        return [{"error": {**json.loads(text), "status": reply.status}}] * (body.count("\n") + 1)
 
 
 # -- What is asked at the end ---------------------------------------------------------------------

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from msgspec import Struct
+from msgspec import Struct, field
 
 import dispatcher
 from tests.crash.killing import (
@@ -18,9 +18,9 @@ from tests.crash.killing import (
     Launcher,
     Victim,
     all_views,
-    count_sending,
     points,
     runs_of,
+    sending,
     wait_until_idle,
 )
 from tests.sidecar import call, cloud, write_config
@@ -28,27 +28,28 @@ from tests.sidecar import call, cloud, write_config
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(400)]
 
 KILLS = 100
-LIMIT = 12
+LIMIT = 30
+RUN_S = 0.25
 
-CLOUD = """
+CLOUD = f"""
 [accounts.fc]
 provider = "aliyun-fc"
 account_id = "1"
 region = "cn-shanghai"
 quota = 1000
-keys = { AK = "s3cret" }
+keys = {{ AK = "s3cret" }}
 [accounts.fc.functions."*"]
-duration_s = 0.05
+duration_s = {RUN_S}
 
 [accounts.lambda]
 provider = "aws-lambda"
 account_id = "123456789012"
 region = "us-east-1"
 quota = 1000
-keys = { AK = "s3cret" }
+keys = {{ AK = "s3cret" }}
 queues = ["ends"]
 [accounts.lambda.functions."*"]
-duration_s = 0.05
+duration_s = {RUN_S}
 on_success = "ends"
 on_failure = "ends"
 
@@ -97,7 +98,23 @@ class Tally(Struct):
     before_ready: int = 0
     in_flight: int = 0  #: stood in `sending` when their sidecar was killed
     at_once: int = 0  #: ... the most at one kill
-    restarts_s: float = 0.0
+    at_lambda: list[tuple[float, int]] = field(default_factory=list)  #: ... when, and how many
+    restart_s: float = 0.0  #: the slowest
+
+    def note_kill(self, config: Path) -> None:
+        self.kills += 1
+        found = sending(config.with_name("journal.db"))
+        total = sum(found.values())
+        self.in_flight += total
+        self.at_once = max(self.at_once, total)
+        self.at_lambda.append((time.monotonic(), found.get("lambda", 0)))
+
+    def resent_within(self, seconds: float) -> int:
+        """Return the most sends that any *seconds* of kills met at Lambda."""
+        return max(
+            sum(count for at, count in self.at_lambda if begin <= at < begin + seconds)
+            for begin, _ in self.at_lambda
+        )
 
 
 def kill_at_random(
@@ -106,16 +123,16 @@ def kill_at_random(
     """Start a sidecar and kill it soon, maybe before it is ready."""
     began = time.monotonic()
     with Victim(launcher, config) as victim:
-        if rng.random() < 0.1:
+        if tally.kills % 10 == 9:
             time.sleep(rng.uniform(0.0, 0.1))
             tally.before_ready += not victim.ready
         else:
             assert victim.wait_until_ready()
-            tally.restarts_s = max(tally.restarts_s, time.monotonic() - began)
+            tally.restart_s = max(tally.restart_s, time.monotonic() - began)
             callers.url = victim.url()
             time.sleep(rng.uniform(0.0, 0.6))
         assert victim.alive, victim.text()[-3000:]
-    note_kill(config, tally)
+    tally.note_kill(config)
 
 
 def kill_at(
@@ -131,14 +148,7 @@ def kill_at(
                 victim.signal(signal.SIGTERM)
         assert victim.wait_until_dead(15), f"{point} was not reached {nth} times"
         assert victim.wait() == -signal.SIGKILL, (point, victim.text()[-3000:])
-    note_kill(config, tally)
-
-
-def note_kill(config: Path, tally: Tally) -> None:
-    tally.kills += 1
-    sending = count_sending(config.with_name("journal.db"))
-    tally.in_flight += sending
-    tally.at_once = max(tally.at_once, sending)
+    tally.note_kill(config)
 
 
 def number_of(run: dict[str, Any]) -> int:
@@ -155,7 +165,7 @@ def test_kill_9_loses_nothing(tmp_path):
     began = time.monotonic()
     with cloud(tmp_path, CLOUD) as url, Launcher() as launcher:
         config = write_config(tmp_path, CONFIG.replace("CLOUD", url))
-        callers = Callers(singles=3, bulks=1, pause_s=0.03)
+        callers = Callers(singles=3, bulks=1, pause_s=0.07)
         with callers.running():
             for _ in range(KILLS):
                 kill_at_random(launcher, config, callers, rng, tally)
@@ -198,6 +208,9 @@ def test_kill_9_loses_nothing(tmp_path):
     twice = sum(count - 1 for count in ran.values())
     assert 0 < twice <= tally.in_flight
 
+    # Lambda runs a resent invocation beside its first run, whose end nobody can tell: for as long
+    # as that takes, there may be so many runs more than slots. Function Compute has no such runs.
+    over_max = tally.resent_within(2 * RUN_S + 0.3)
     peaks = {name: account["instances_peak"] for name, account in accounts.items()}
     print(
         f"\nkill -9: {tally.kills} times ({KILLS} at random, {tally.before_ready} of them before it "
@@ -208,8 +221,9 @@ def test_kill_9_loses_nothing(tmp_path):
     )
     print(
         f"callers: {kept.lost_replies} calls without a reply, {kept.repeats} answered as duplicates; "
-        f"ready again within {tally.restarts_s * 1000:.0f} ms, settled {settled_s:.1f} s after the "
-        f"last kill; peaks {peaks} of {LIMIT}"
+        f"ready again within {tally.restart_s * 1000:.0f} ms, settled {settled_s:.1f} s after the "
+        f"last kill; peaks {peaks} of {LIMIT} "
+        f"(Lambda: and up to {over_max} runs of sends that had to be repeated)"
     )
-    assert peaks["fc"] <= LIMIT
-    assert peaks["lambda"] <= LIMIT
+    assert LIMIT * 0.8 <= peaks["fc"] <= LIMIT
+    assert peaks["lambda"] <= LIMIT + over_max
