@@ -95,10 +95,10 @@ async def _ready(session: aiohttp.ClientSession) -> None:
 
 async def answer(session: aiohttp.ClientSession, path: str, **parameters: str) -> Any:
     async with session.get(f"/api/v1/{path}", params=parameters) as reply:
-        body = await reply.json()
-        # Not yet: it answers 503 while it starts.
+        # Not yet: it answers 503, and no JSON, while it starts.
         if reply.status == 503:
             raise aiohttp.ClientConnectionError
+        body = await reply.json()
         assert body["status"] == "success", body
         return body["data"]
 
