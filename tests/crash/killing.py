@@ -1,5 +1,6 @@
 """Sidecars that are killed again and again, and the callers who have to live with it."""
 
+import base64
 import contextlib
 import http.client
 import itertools
@@ -299,6 +300,13 @@ def runs_of(url: str) -> list[dict[str, Any]]:
         runs += page["runs"]
         after = page["next"]
     return runs
+
+
+def number_of(run: dict[str, Any]) -> int:
+    """Return the number in the payload that ran."""
+    payload = json.loads(base64.b64decode(run["payload_head"]))
+    assert isinstance(payload["n"], int)
+    return payload["n"]
 
 
 def points(package: Path, prefixes: Sequence[str] = ("",)) -> list[str]:

@@ -1,13 +1,10 @@
 """The promise, by kill -9: what was accepted runs, and what was sent once is not sent twice."""
 
-import base64
-import json
 import random
 import signal
 import time
 from collections import Counter
 from pathlib import Path
-from typing import Any
 
 import pytest
 from msgspec import Struct, field
@@ -18,6 +15,7 @@ from tests.crash.killing import (
     Launcher,
     Victim,
     all_views,
+    number_of,
     points,
     runs_of,
     sending,
@@ -149,12 +147,6 @@ def kill_at(
         assert victim.wait_until_dead(15), f"{point} was not reached {nth} times"
         assert victim.wait() == -signal.SIGKILL, (point, victim.text()[-3000:])
     tally.note_kill(config)
-
-
-def number_of(run: dict[str, Any]) -> int:
-    payload = json.loads(base64.b64decode(run["payload_head"]))
-    assert isinstance(payload["n"], int)
-    return payload["n"]
 
 
 def test_kill_9_loses_nothing(tmp_path):
