@@ -23,7 +23,8 @@ from dispatcher.trackers.fc_watchlist import GetConfig, GetTask, Look, News, Tra
 
 logger = logging.getLogger(__name__)
 
-REQUESTS_IN_FLIGHT_MAX: Final = 8
+REQUESTS_IN_FLIGHT_MAX: Final = 6
+"""Fewer than the connections that a transport has for such requests: others need them as well."""
 
 _NO_RIGHT: Final = ("AccessDenied", "Forbidden", "NoPermission", "ImplicitDeny", "ExplicitDeny")
 """Codes of a 403 that speak of rights; the others speak of keys, clocks and signatures."""

@@ -2,7 +2,7 @@
 
 import json
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from email.utils import formatdate
 from typing import Any
 
@@ -46,6 +46,7 @@ class FakeFc:
         self.registered_s = 0.0
         self.requests: list[tuple[float, str]] = []
         self.faults: list[ManageReply] = []
+        self.spoil: Callable[[ManageReply], ManageReply] = lambda reply: reply
         self.denied: set[str] = set()
         self.rate_max: float | None = None
         self.list_filters = True
@@ -77,7 +78,7 @@ class FakeFc:
         assert method == "GET", method
         self.requests.append((anyio.current_time(), action))
         await anyio.sleep(self.latency_s / 2)
-        reply = self._answer(action, list(path), dict(query or {}))
+        reply = self.spoil(self._answer(action, list(path), dict(query or {})))
         await anyio.sleep(self.latency_s / 2)
         return reply
 

@@ -9,7 +9,7 @@ import msgspec
 import pytest
 
 from dispatcher.core.model import Completion, Verdict
-from dispatcher.trackers.fc_tasks import FcTasks, ManageReply
+from dispatcher.trackers.fc_tasks import REQUESTS_IN_FLIGHT_MAX, FcTasks, ManageReply
 from dispatcher.trackers.fc_watchlist import PROBE_S, REQUESTS_BURST, REQUESTS_MAX_PER_S
 from tests.trackers.fake_fc import FakeFc, denied, lost, not_sent, throttled, watched
 
@@ -229,6 +229,29 @@ async def test_no_trouble_loses_an_end(fault: ManageReply):
         assert 3 <= asked.failed + asked.throttled <= 5
 
 
+@pytest.mark.parametrize("seed", range(8))
+async def test_no_mixture_of_troubles_loses_or_doubles_an_end(seed):
+    rng = random.Random(seed)
+    fc = FakeFc(latency_s=rng.choice([0.01, 0.5, 3.0]))
+    fc.registered_s = rng.choice([0.0, 2.0])
+    fc.list_filters = rng.random() < 0.7
+    troubles: list[ManageReply] = [throttled(), lost(), denied("Signature"), (503, {}, b"")]
+    fc.spoil = lambda reply: rng.choice(troubles) if rng.random() < 0.15 else reply
+    running, forgotten = set(range(200)), set()
+    async with watching(fc) as w:
+        for number in running:
+            w.run(number, rng.lognormvariate(1.0, 1.5), function=f"f{number % 3}")
+            await anyio.sleep(rng.expovariate(20.0))
+            if rng.random() < 0.1:
+                forgotten.add(number)
+                w.tracker.forget(f"i0000{number:06d}")
+        await anyio.sleep(900.0)
+    told = [int(end.id[1:]) for _, end in w.ends]
+    assert len(told) == len(set(told))
+    assert set(told) == running - forgotten
+    assert w.tracking == []
+
+
 async def test_a_hundred_errors_in_a_row_are_not_a_hundred_requests_a_second():
     fc = FakeFc()
     fc.faults = [lost()] * 1000
@@ -259,7 +282,7 @@ async def test_a_slow_api_is_asked_only_so_many_things_at_the_same_time():
         for number in range(20):
             w.run(number, 1.0, function=f"f{number}")
         await anyio.sleep(4.9)
-        assert len(fc.requests) == 8
+        assert len(fc.requests) == REQUESTS_IN_FLIGHT_MAX
         await anyio.sleep(100.0)
         assert len(w.ends) == 20
 
