@@ -126,7 +126,7 @@ class Backlog:
             self._open(lane.function, line)
 
     def take(self, lane: Lane) -> Job:
-        """Take the first invocation out of *lane*, which `next_lane` gave."""
+        """Take the first invocation out of *lane*, which `next_lane` gave; then `rerank`."""
         tenant, line = lane.tenant, lane.line
         job = lane.jobs.pop()
         self._no_longer_due(job)
@@ -138,7 +138,7 @@ class Backlog:
         else:
             self._passed = max(self._passed, tenant.passed)
         if line is None:
-            self._offer(lane)
+            self._set_out(lane)
         else:
             line.went(lane)
             self._open(lane.function, line)
@@ -218,13 +218,16 @@ class Backlog:
         return lane
 
     def _offer(self, lane: Lane) -> None:
-        """Put a lane that is not parked in its place: what is first in it has changed."""
-        tenant, head = lane.tenant, lane.jobs.first()
+        """Put a lane that is not parked in its place, and with it its tenant."""
+        self._set_out(lane)
+        self._rank(lane.tenant)
+
+    def _set_out(self, lane: Lane) -> None:
+        head = lane.jobs.first()
         if head is None:
-            tenant.ready.remove(lane)
+            lane.tenant.ready.remove(lane)
         else:
-            tenant.ready.place(lane, head.rank, head.seq, lane.serial)
-        self._rank(tenant)
+            lane.tenant.ready.place(lane, head.rank, head.seq, lane.serial)
 
     def _rank(self, tenant: TenantQueue) -> None:
         if tenant.at_ceiling or not tenant.ready:

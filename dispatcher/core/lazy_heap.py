@@ -7,7 +7,7 @@ from typing import Any, Generic, Protocol, TypeVar
 Entry = TypeVar("Entry", bound=tuple[Any, ...])
 
 
-class LazyHeap(Generic[Entry]):
+class _Heap(Generic[Entry]):
     """
     A heap whose entries may go stale where they are.
 
@@ -18,20 +18,15 @@ class LazyHeap(Generic[Entry]):
     __slots__ = ("_good", "_heap", "_live")
 
     def __init__(self, good: Callable[[Entry], bool]) -> None:
-        """*good* tells whether an entry still stands."""
         self._good = good
         self._heap: list[Entry] = []
         self._live = 0
 
     def __repr__(self) -> str:
-        return f"<LazyHeap {self._live} of {len(self._heap)}>"
+        return f"<{type(self).__name__} of {self._live}, and {len(self._heap) - self._live} stale>"
 
     def __len__(self) -> int:
         return self._live
-
-    def __iter__(self) -> Iterator[Entry]:
-        """Give the good entries, in no order."""
-        return filter(self._good, self._heap)
 
     def entries(self) -> list[Entry]:
         """Return a copy of all entries, stale ones too, in no order: cheap even if they are many."""
@@ -45,7 +40,20 @@ class LazyHeap(Generic[Entry]):
     def lapse(self) -> None:
         """Note that one entry has gone stale."""
         self._live -= 1
-        self._sweep()
+        assert self._live >= 0, self
+        if len(self._heap) > 2 * self._live:
+            self._heap = list(filter(self._good, self._heap))
+            heapq.heapify(self._heap)
+
+
+class LazyHeap(_Heap[Entry]):
+    """A lazy heap of entries of which *good* tells whether they still stand."""
+
+    __slots__ = ()
+
+    def __iter__(self) -> Iterator[Entry]:
+        """Give the good entries, in no order."""
+        return filter(self._good, self._heap)
 
     def first(self) -> Entry | None:
         """Return the least good entry."""
@@ -64,12 +72,6 @@ class LazyHeap(Generic[Entry]):
         self.lapse()
         return entry
 
-    def _sweep(self) -> None:
-        assert self._live >= 0, self
-        if len(self._heap) > 2 * self._live:
-            self._heap = list(self)
-            heapq.heapify(self._heap)
-
 
 class Ranked(Protocol):
     """What can stand in a `Ranking`, in one at a time."""
@@ -81,27 +83,17 @@ class Ranked(Protocol):
 Owner = TypeVar("Owner", bound=Ranked)
 
 
-class Ranking(Generic[Owner]):
+class Ranking(_Heap[tuple[Any, ...]], Generic[Owner]):
     """Owners in the order of their keys, each at most once; an entry is its key and its owner."""
 
-    __slots__ = ("_heap",)
+    __slots__ = ()
 
     def __init__(self) -> None:
-        self._heap: LazyHeap[tuple[Any, ...]] = LazyHeap(_stands)
-
-    def __repr__(self) -> str:
-        return f"<Ranking {self._heap!r}>"
-
-    def __len__(self) -> int:
-        return len(self._heap)
+        super().__init__(_stands)
 
     def __iter__(self) -> Iterator[Owner]:
         """Give the owners, in no order."""
-        return (entry[-1] for entry in self._heap)
-
-    def entries(self) -> list[tuple[Any, ...]]:
-        """Return a copy of all entries; one is stale unless it is its owner's."""
-        return self._heap.entries()
+        return (entry[-1] for entry in self._heap if _stands(entry))
 
     def place(self, owner: Owner, *key: float) -> None:
         """Put *owner* in its place, or in another one. No two owners ever have the same key."""
@@ -109,25 +101,34 @@ class Ranking(Generic[Owner]):
         if old is not None and old[:-1] == key:
             return
         owner.entry = entry = (*key, owner)
-        self._heap.push(entry)
+        self.push(entry)
         if old is not None:
-            self._heap.lapse()
+            self.lapse()
 
     def remove(self, owner: Owner) -> None:
         """Take *owner* out, if it is in."""
         if owner.entry is not None:
             owner.entry = None
-            self._heap.lapse()
+            self.lapse()
 
     def first(self) -> Owner | None:
         """Return whose key is the least."""
-        entry = self._heap.first()
-        return None if entry is None else entry[-1]
+        heap = self._heap
+        while heap:
+            entry = heap[0]
+            owner: Owner = entry[-1]
+            if owner.entry is entry:
+                return owner
+            heapq.heappop(heap)
+        return None
 
     def pop(self) -> Owner:
         """Take out whose key is the least; there must be one."""
-        owner: Owner = self._heap.pop()[-1]
+        owner = self.first()
+        assert owner is not None, self
+        heapq.heappop(self._heap)
         owner.entry = None
+        self.lapse()
         return owner
 
 

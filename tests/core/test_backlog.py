@@ -7,7 +7,7 @@ import pytest
 from dispatcher.core.job import Job
 from dispatcher.core.model import GateKind, TenantRules
 from tests.core.simulation import Simulation
-from tests.core.world import World, function_of, rules_of
+from tests.core.world import World, check_heaps, function_of, rules_of
 
 # -- Inside a tenant
 
@@ -492,3 +492,38 @@ def test_the_largest_debts_are_remembered_and_the_others_forgotten(monkeypatch):
     assert "debtor" in s.main.backlog.tenants
     assert s.main.tenant("debtor").passed == owes
     assert len(s.main.backlog.tenants) <= 24
+
+
+@pytest.mark.parametrize("priority", [0.0, 1.0, -1.0])
+def test_nothing_piles_up_while_one_function_is_paused_and_others_flow(priority):
+    s = Simulation(rules_of(quota=3), lambda _: s.random.uniform(0.5, 1.5))
+    s.machine.pause("main", "paused", paused=True)
+    for i in range(50):
+        s.admit("paused", f"t{i % 5}")
+    for i in range(2000):
+        s.admit("f", f"t{i % 5}", priority=i * priority, expires_at=1e9)
+        s.step()
+    check_heaps(s.machine)
+    held = [job for job in s.machine.jobs.values() if job.slot is not None]
+    assert len(s.machine.jobs) - len(held) <= 60
+    assert s.main.backlog.due == len(s.machine.jobs) - len(held)
+    assert len(s.main.backlog._ages) <= 60
+
+
+def test_a_million_cancelled_leave_nothing_behind():
+    s = Simulation(rules_of(quota=1), lambda _: 1.0)
+    jobs = s.admit_many(5_000, "f", expires_at=1e9)
+    jobs += s.admit_many(
+        5_000, "f", waits_for=GateKind.DELAY, wakes_at=1e6, due_at=1e6, expires_at=1e9
+    )
+    s.decide()
+    kept = jobs[2_500]
+    for job in reversed(jobs):
+        if job.slot is None and job is not kept:
+            s.machine.cancel(job, s.now, can_stop=False)
+    check_heaps(s.machine)
+    (lane,) = s.main.tenant("default").lanes.values()
+    assert list(lane.jobs) == [kept]
+    assert len(lane.jobs.entries()) <= 2
+    assert len(s.main.backlog._delayed.entries()) == 0
+    assert len(s.main.backlog._expiries.entries()) <= 2

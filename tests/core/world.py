@@ -12,7 +12,7 @@ from dispatcher.core.effects import Effect, Finish, Launch, Return, Stop, Warn, 
 from dispatcher.core.gates import Slot
 from dispatcher.core.job import Job
 from dispatcher.core.lanes import Lane
-from dispatcher.core.lazy_heap import LazyHeap
+from dispatcher.core.lazy_heap import LazyHeap, Ranking
 from dispatcher.core.lifecycle import ENDED
 from dispatcher.core.machine import Machine
 from dispatcher.core.model import (
@@ -357,19 +357,19 @@ def check_heaps(machine: Machine) -> None:
     """Check that no heap keeps more stale entries than good ones, and that it can count."""
     held = [job.slot for job in machine.jobs.values() if job.slot is not None]
     assert len(machine._deadlines) == sum(slot.deadline < math.inf for slot in held)
-    heaps: list[LazyHeap[Any]] = [machine._deadlines]
+    heaps: list[LazyHeap[Any] | Ranking[Any]] = [machine._deadlines]
     for account in machine.accounts.values():
         backlog = account.backlog
         heaps += [
             account._closings,
             backlog._expiries,
-            backlog._order._heap,
-            backlog._delayed._heap,
+            backlog._order,
+            backlog._delayed,
         ]
-        heaps += [line.lanes._heap for line in backlog._lines.values()]
+        heaps += [line.lanes for line in backlog._lines.values()]
         for tenant in backlog.tenants.values():
-            heaps.append(tenant.ready._heap)
-            heaps += [lane.jobs._heap for lane in tenant.lanes.values()]
+            heaps.append(tenant.ready)
+            heaps += [lane.jobs for lane in tenant.lanes.values()]
     for heap in heaps:
         assert len(list(heap)) == len(heap)
         assert len(heap._heap) <= 2 * len(heap)
