@@ -7,11 +7,25 @@ less than the last that it acknowledged.
 """
 
 import random
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
+from typing import Any
 
 from msgspec import Struct
 
-from dispatcher.core.model import Change, Ended, Entry, Record, Returned, Running, Sending, State
+from dispatcher.core.model import (
+    Change,
+    Ended,
+    Entry,
+    Query,
+    Record,
+    Returned,
+    Running,
+    Sending,
+    State,
+)
+from dispatcher.journals import reading
+from dispatcher.journals.opening import Connection
+from dispatcher.ports import Journal
 from tests.journals.asking import entry
 
 _ENDS = (State.SUCCEEDED, State.DEAD, State.EXPIRED, State.CANCELLED, State.UNCERTAIN)
@@ -50,7 +64,13 @@ class Story:
         """Return the number of the last news."""
         return len(self._news)
 
-    def accepted(self) -> list[Entry]:
+    def go_on(self) -> list[Entry] | list[Change]:
+        """Return what to tell next: new invocations, or what became of some."""
+        if not self._now or self._chance.random() < 0.4:
+            return self._accepted()
+        return self._changes()
+
+    def _accepted(self) -> list[Entry]:
         """Return some new invocations."""
         new = []
         for _ in range(self._chance.randint(1, 6)):
@@ -58,6 +78,7 @@ class Story:
             size = self._chance.choice((0, 100, 1000, 5000, 9000))
             one = entry(
                 self._chance.randbytes(size),
+                id=f"i{number}",
                 accepted_ms=number,
                 due_ms=number,
                 key=self._chance.choice((None, f"key {number}")),
@@ -67,7 +88,7 @@ class Story:
             new.append(one)
         return new
 
-    def changes(self) -> list[Change]:
+    def _changes(self) -> list[Change]:
         """Return what became of some of them."""
         changes: list[Change] = []
         for key in self._some():
@@ -160,3 +181,24 @@ def found_standing(records: Sequence[tuple[Record, bytes | None]]) -> dict[str, 
         )
         for one, payload in records
     }
+
+
+def everything(connection: Connection) -> list[tuple[Record, bytes | None]]:
+    """Return all invocations in a journal's file."""
+    records, after = reading.find(connection, Query(), after=None, limit=100_000)
+    assert after is None
+    payloads = dict(
+        connection.execute(
+            "SELECT id, payload FROM payloads JOIN invocations USING (seq)"
+        ).fetchall()
+    )
+    return [(one, payloads.get(one.id)) for one in records]
+
+
+def give(journal: Journal, news: list[Entry] | list[Change], done: Callable[[Any], None]) -> None:
+    """Tell *journal* the news."""
+    entries = [one for one in news if isinstance(one, Entry)]
+    if entries:
+        journal.accept(entries, done)
+    else:
+        journal.record([one for one in news if not isinstance(one, Entry)], done)

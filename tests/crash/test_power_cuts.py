@@ -15,13 +15,13 @@ import anyio.to_thread
 import pytest
 from msgspec import Struct
 
-from dispatcher.core.model import Query, Record, State
+from dispatcher.core.model import Query, State
 from dispatcher.errors import JournalDamaged
-from dispatcher.journals import SqliteJournal, reading, upkeep
+from dispatcher.journals import SqliteJournal, upkeep
 from dispatcher.journals.disk import Room
 from dispatcher.journals.opening import Connection, Mode, connect, open_for_writing
 from tests.crash.disk import Acknowledged, ApswConnection, Disk, cuts
-from tests.crash.story import Loss, Story, found_standing
+from tests.crash.story import Loss, Story, everything, found_standing, give
 from tests.journals.asking import recovered
 
 pytestmark = [pytest.mark.real_time, pytest.mark.slow]
@@ -119,30 +119,14 @@ async def tell(journal: SqliteJournal, disk: Disk, story: Story, chance: random.
     for _ in range(chance.randint(20, 60)):
         done = anyio.Event()
         outstanding.append(done)
-        if story.number == 0 or chance.random() < 0.4:
-            entries = story.accepted()
-            journal.accept(entries, partial(told, story.number, done))
-        else:
-            changes = story.changes()
-            journal.record(changes, partial(told, story.number, done))
+        news = story.go_on()
+        give(journal, news, partial(told, story.number, done))
         if chance.random() < 0.7:
             for one in outstanding:
                 await one.wait()
             outstanding.clear()
     for one in outstanding:
         await one.wait()
-
-
-def everything(connection: Connection) -> list[tuple[Record, bytes | None]]:
-    """Return all invocations in the file."""
-    records, after = reading.find(connection, Query(), after=None, limit=100_000)
-    assert after is None
-    payloads = dict(
-        connection.execute(
-            "SELECT id, payload FROM payloads JOIN invocations USING (seq)"
-        ).fetchall()
-    )
-    return [(one, payloads.get(one.id)) for one in records]
 
 
 def write(files: dict[str, bytes], folder: Path) -> Path:
