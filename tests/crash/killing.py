@@ -64,13 +64,19 @@ class Victim:
     """One sidecar, from its fork to its end."""
 
     def __init__(
-        self, launcher: Launcher, config: Path, *, point: str | None = None, nth: int = 1
+        self,
+        launcher: Launcher,
+        config: Path,
+        *,
+        point: str | None = None,
+        nth: int = 1,
+        how: str = "kill",
     ) -> None:
         self._launcher = launcher
         self.log = config.with_name("sidecar.log")
         self.log.touch()
         self._from = self.log.stat().st_size
-        armed = {} if point is None else {"point": point, "nth": nth}
+        armed = {} if point is None else {"point": point, "nth": nth, "how": how}
         self.pid = launcher.ask(config=str(config), log=str(self.log), **armed)["pid"]
         self.code: int | None = None
 

@@ -4,14 +4,17 @@ Starts sidecars at once, each a process of its own that can be told where to die
 Everything is imported here once, and each sidecar is forked off: so a restart takes milliseconds,
 and hundreds of them fit into a test. Asked by lines of JSON on the standard input:
 
-{"config", "log", "point"?, "nth"?}   fork `dispatcher serve`; answers {"pid"}. With a point it
-                                      ends by SIGKILL when that is reached for the nth time
-{"wait": pid}                         answers {"code"}: how it ended, a signal as -number
+{"config", "log", "point"?, "nth"?, "how"?}   fork `dispatcher serve`; answers {"pid"}. With a
+                                              point it fails when that is reached for the nth
+                                              time: "kill" (SIGKILL), "io_error" (of SQLite), or
+                                              "bug" (any other exception)
+{"wait": pid}                                 answers {"code"}: its end, a signal as -number
 """
 
 import json
 import os
 import signal
+import sqlite3
 import sys
 from pathlib import Path
 from typing import Any
@@ -27,8 +30,20 @@ VISIBILITY_S = 4
 KEEP_S = 3.0
 
 
-def die_at(point: str, nth: int) -> None:
-    """Have this process killed at the *nth* reach of *point*."""
+def fail(how: str) -> None:
+    """Fail here and now."""
+    if how == "io_error":
+        error = sqlite3.OperationalError("disk I/O error")
+        error.sqlite_errorcode = sqlite3.SQLITE_IOERR_FSYNC
+        error.sqlite_errorname = "SQLITE_IOERR_FSYNC"
+        raise error
+    if how == "bug":
+        raise RuntimeError("a bug")
+    os.kill(os.getpid(), signal.SIGKILL)
+
+
+def arm(point: str, nth: int, how: str) -> None:
+    """Have this process fail at the *nth* reach of *point*."""
     left = nth
 
     def hook(name: str) -> None:
@@ -36,7 +51,7 @@ def die_at(point: str, nth: int) -> None:
         if name == point:
             left -= 1
             if left == 0:
-                os.kill(os.getpid(), signal.SIGKILL)
+                fail(how)
 
     failpoints.hook = hook
 
@@ -48,7 +63,7 @@ def become_a_sidecar(wanted: dict[str, Any]) -> None:
     for descriptor, target in ((nothing, 0), (log, 1), (log, 2)):
         os.dup2(descriptor, target)
     if "point" in wanted:
-        die_at(wanted["point"], wanted["nth"])
+        arm(wanted["point"], wanted["nth"], wanted["how"])
     cli.main(["serve", "--config", str(Path(wanted["config"])), "--log", "json"])
 
 

@@ -37,6 +37,7 @@ def wait_for_sends(victim, journal, wanted):
     until = time.monotonic() + 10
     while sum(sending(journal).values()) < wanted:
         assert time.monotonic() < until, victim.text()[-2000:]
+        time.sleep(0.02)
 
 
 def test_what_a_kill_met_in_flight_is_uncertain_and_never_sent_twice(tmp_path):
@@ -44,7 +45,7 @@ def test_what_a_kill_met_in_flight_is_uncertain_and_never_sent_twice(tmp_path):
     with cloud(tmp_path, CLOUD) as cloud_url, Launcher() as launcher:
         config = write_config(tmp_path, text.replace("CLOUD", cloud_url))
         journal = tmp_path / "journal.db"
-        slow = {"kind": "slow", "probability": 1.0, "delay_s": 0.6}
+        slow = {"kind": "slow", "probability": 1.0, "delay_s": 5.0}
         call("PUT", f"{cloud_url}/_emulator/faults", [slow])
         with Victim(launcher, config) as victim:
             assert victim.wait_until_ready()
