@@ -1,104 +1,50 @@
 """
 The two signatures that the clouds ask for, as pure functions: time and nonce are arguments.
 
-SigV4 (docs.aws.amazon.com/IAM/latest/UserGuide/create-signed-request.html) and ACS3-HMAC-SHA256
-(help.aliyun.com/zh/sdk/product-overview/v3-request-structure-and-signature) hash the same
-canonical request; they differ in how the path is escaped and in what is signed of it. Whoever
-verifies a signature builds the canonical request of what came in, with the headers that the
-caller says it has signed, and compares signatures with `hmac.compare_digest`.
+What is signed of a request stands in `core/canonical.py`, since whoever verifies a signature
+needs it as well.
 """
 
 import functools
-import hashlib
-import hmac
 import time
-from collections.abc import Iterable, Sequence
-from urllib.parse import quote
 
-Headers = Sequence[tuple[str, str]]
-"""
-Names in lower case, in order, each once. Values for SigV4 as `sigv4_value` leaves them, for ACS3
-without the spaces around them.
-"""
+from dispatcher.core.canonical import (
+    ACS3,
+    SIGV4,
+    Headers,
+    acs3_signature,
+    canonical_query,
+    canonical_request,
+    path_segment,
+    signed_names,
+    sigv4_path,
+    sigv4_signature,
+    sigv4_value,
+)
 
-SIGV4 = "AWS4-HMAC-SHA256"
-ACS3 = "ACS3-HMAC-SHA256"
-
-
-# -- Canonical forms, the same on both sides of a request -----------------------------------------
-
-
-def canonical_request(method: str, path: str, query: str, headers: Headers, digest: str) -> str:
-    """
-    Return what both schemes hash.
-
-    *path* is `sigv4_path` of the path on the wire, or for ACS3 that path itself. *query* is a
-    `canonical_query`. *digest* is the SHA-256 of the body in hexadecimal digits.
-    """
-    block = "".join([f"{name}:{value}\n" for name, value in headers])
-    return f"{method}\n{path}\n{query}\n{block}\n{signed_names(headers)}\n{digest}"
-
-
-def signed_names(headers: Headers) -> str:
-    """Return the list of signed headers as both schemes write it."""
-    return ";".join([name for name, _ in headers])
-
-
-def canonical_query(pairs: Iterable[tuple[str, str]]) -> str:
-    """Return the query as both schemes want it on the wire and in the signature."""
-    return "&".join(
-        f"{name}={value}"
-        for name, value in sorted(
-            (quote(name, safe=""), quote(value, safe="")) for name, value in pairs
-        )
-    )
-
-
-def path_segment(name: str) -> str:
-    """
-    Return *name* as one segment of a path: nothing in it can end the segment or climb up.
-
-    Raises `UnicodeEncodeError` for what is no text.
-    """
-    # A segment of dots would be taken out of the path on its way, by one side or the other.
-    return name.replace(".", "%2E") if name in (".", "..") else quote(name, safe="")
-
-
-def sigv4_path(path: str) -> str:
-    """Return the path on the wire as SigV4 signs it: escaped once more (for all but S3)."""
-    return quote(path, safe="/~")
-
-
-# -- SigV4 ----------------------------------------------------------------------------------------
-
-
-def sigv4_value(value: str) -> str:
-    """Return a header's value without the spaces that somebody on the way may take out of it."""
-    return " ".join(value.split())
+__all__ = [
+    "ACS3",
+    "SIGV4",
+    "Headers",
+    "acs3_authorization",
+    "acs3_signature",
+    "acs3_time",
+    "canonical_query",
+    "canonical_request",
+    "path_segment",
+    "signed_names",
+    "sigv4_authorization",
+    "sigv4_path",
+    "sigv4_signature",
+    "sigv4_time",
+    "sigv4_value",
+]
 
 
 @functools.lru_cache(maxsize=4)
 def sigv4_time(second: int) -> str:
     """Return a moment (Unix time) as `x-amz-date` writes it."""
     return time.strftime("%Y%m%dT%H%M%SZ", time.gmtime(second))
-
-
-def sigv4_signature(secret: str, moment: str, region: str, service: str, canonical: str) -> str:
-    """Return the signature of a canonical request; *moment* is what `sigv4_time` gives."""
-    day = moment[:8]
-    text = (
-        f"{SIGV4}\n{moment}\n{day}/{region}/{service}/aws4_request\n"
-        f"{hashlib.sha256(canonical.encode()).hexdigest()}"
-    )
-    return hmac.digest(_sigv4_key(secret, day, region, service), text.encode(), "sha256").hex()
-
-
-@functools.lru_cache(maxsize=64)
-def _sigv4_key(secret: str, day: str, region: str, service: str) -> bytes:
-    key = f"AWS4{secret}".encode()
-    for part in (day, region, service, "aws4_request"):
-        key = hmac.digest(key, part.encode(), "sha256")
-    return key
 
 
 def sigv4_authorization(
@@ -111,19 +57,10 @@ def sigv4_authorization(
     )
 
 
-# -- ACS3-HMAC-SHA256 -----------------------------------------------------------------------------
-
-
 @functools.lru_cache(maxsize=4)
 def acs3_time(second: int) -> str:
     """Return a moment (Unix time) as `x-acs-date` writes it."""
     return time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime(second))
-
-
-def acs3_signature(secret: str, canonical: str) -> str:
-    """Return the signature of a canonical request. Time and nonce are among its headers."""
-    text = f"{ACS3}\n{hashlib.sha256(canonical.encode()).hexdigest()}"
-    return hmac.digest(secret.encode(), text.encode(), "sha256").hex()
 
 
 def acs3_authorization(access_key_id: str, names: str, signature: str) -> str:
