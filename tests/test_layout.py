@@ -9,6 +9,7 @@ TESTS = Path(__file__).parent
 
 WITHOUT_TESTS_OF_THEIR_OWN = {
     "config/problems.py": "one named tuple",
+    "core/effects.py": "nouns only",
     "core/model.py": "nouns only",
     "core/views.py": "nouns only",
     "emulator/refusals.py": "a tree of names; each test that meets one tests it",
@@ -17,6 +18,11 @@ WITHOUT_TESTS_OF_THEIR_OWN = {
     "ports.py": "shapes only: tests/contracts holds every implementation to them",
     "web/ports.py": "shapes only",
     "web/routes.py": "shapes only: tests/web/test_openapi.py holds the table to what is served",
+}
+
+BESIDE_THE_MODULES = {
+    "core/test_cost.py": "what a decision costs, counted in operations of the whole core",
+    "core/test_promises.py": "what the whole core promises, under any order of stimuli",
 }
 
 BESIDE_THE_PACKAGE = {
@@ -61,6 +67,8 @@ def test_every_test_has_its_module():
     for path in TESTS.rglob("test_*.py"):
         place = path.relative_to(TESTS)
         if len(place.parts) == 1 or place.parts[0] in BESIDE_THE_PACKAGE:
+            continue
+        if str(place) in BESIDE_THE_MODULES:
             continue
         module = place.with_name(path.name.removeprefix("test_"))
         package = place.parent / path.stem.removeprefix("test_") / "__init__.py"

@@ -57,7 +57,7 @@ class Directive(msgspec.Struct, frozen=True):
     """So many first runs fail."""
     unhandled: bool = False
     """A failure is one of the sandbox instead of an exception of the handler."""
-    result: msgspec.Raw | None = None
+    result: msgspec.Raw = msgspec.Raw()
     """Returned instead of the payload itself."""
     result_bytes: int | None = None
     """Return a string of so many bytes, at most 32 MiB."""
@@ -188,7 +188,7 @@ class Invocation:
 
     def result(self) -> bytes:
         """Return what the function gave back: its payload, unless the directive says otherwise."""
-        if self.directive.result is not None:
+        if bytes(self.directive.result):
             return bytes(self.directive.result)
         if self.directive.result_bytes is not None:
             size = max(2, min(self.directive.result_bytes, 32 * 1024 * 1024))

@@ -23,3 +23,9 @@ def test_a_payload_can_say_how_its_run_goes():
 )
 def test_other_payloads_say_nothing(payload):
     assert directive_of(payload) == NO_DIRECTIVE
+
+
+def test_a_directive_may_name_the_result():
+    for text in ('{"a": [1, 2]}', "3", '"x"', "null"):
+        directive = directive_of(b'{"emulate": {"result": %s, "duration_s": 2}}' % text.encode())
+        assert (bytes(directive.result), directive.duration_s) == (text.encode(), 2)
