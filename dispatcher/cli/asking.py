@@ -3,6 +3,7 @@
 import json
 import os
 import sys
+from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -43,6 +44,11 @@ def _client(url: str, token_file: Path | None) -> "BlockingClient":
 
     token = None if token_file is None else token_file.read_text(encoding="utf-8").split()[0]
     return BlockingClient(url, token=token)
+
+
+def _busy(words: str) -> AbstractContextManager[object]:
+    """Show on a terminal that something goes on; elsewhere nothing."""
+    return Console(stderr=True).status(words)
 
 
 def asking(app: typer.Typer) -> None:
@@ -91,7 +97,8 @@ def enqueue(
         if not wait:
             typer.echo(accepted.id)
             return
-        end = ticket.ended()
+        with _busy(f"waiting for the end of {accepted.id}"):
+            end = ticket.ended()
     typer.echo(f"{end.id} {end.state}{' (estimated)' if end.estimated else ''}", err=True)
     if end.result is not None:
         sys.stdout.buffer.write(end.result + b"\n")
@@ -238,5 +245,6 @@ def dead_redrive(
             count = len(ids)
         else:
             query = Query(state=State.DEAD, account=account, function=function, tenant=tenant)
-            count = client.redrive_dead(query)
+            with _busy("redriving"):
+                count = client.redrive_dead(query)
     typer.echo(f"{count} will run again", err=not os.isatty(1))
