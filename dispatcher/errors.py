@@ -12,6 +12,7 @@ The errors that callers may meet, as one tree.
     * DiskFull            ... because the journal has no room to keep it
   * NotFound              no invocation, account or function of that name
   * NotPossible           the invocation is in a state that does not allow this
+  * NotAllowed            whoever asks has not shown that he may do this
   * JournalError          the journal failed: what it was told may not be on disk
     * JournalLocked       ... because another process uses it
     * JournalDamaged      ... because its file is not what was written
@@ -105,6 +106,10 @@ class NotFound(DispatcherError):
 
 class NotPossible(DispatcherError):
     """The invocation is in a state that does not allow what was asked."""
+
+
+class NotAllowed(DispatcherError):
+    """Whoever asks has not shown that he may do this."""
 
 
 class JournalError(DispatcherError):

@@ -65,6 +65,7 @@ async def serve(path: Path, *, on_ready: Callable[[tuple[str, ...]], None] | Non
             apps.append(make_metrics_app(settings.server, metrics))
             extra = Listener(apps[1], (settings.metrics.listen,))
             addresses += (await stack.enter_async_context(extra)).addresses
+        engine.listens_at = _url_of(addresses)
         logger.info("listening: %s", ", ".join(addresses))
         async with anyio.create_task_group() as tasks:
             await tasks.start(_obey_signals, path, engine, apps, tasks)
@@ -75,6 +76,11 @@ async def serve(path: Path, *, on_ready: Callable[[tuple[str, ...]], None] | Non
                 await engine.stopped()
             tasks.cancel_scope.cancel()
     logger.info("drained")
+
+
+def _url_of(addresses: Sequence[str]) -> str:
+    """Return the URL of the first address that has one."""
+    return next((f"http://{each}" for each in addresses if not each.startswith("unix:")), "")
 
 
 async def _obey_signals(

@@ -3,8 +3,10 @@
 from collections.abc import AsyncIterator
 from contextlib import AsyncExitStack, asynccontextmanager
 from functools import partial
+from pathlib import Path
 
 import anyio
+import anyio.to_thread
 
 from dispatcher.config import AccountSettings, Settings
 from dispatcher.core.model import Source
@@ -12,6 +14,7 @@ from dispatcher.core.statistics import COMMIT_BOUNDS_S, Histogram
 from dispatcher.engine import Engine
 from dispatcher.journals import open_journal
 from dispatcher.ports import Tracker
+from dispatcher.trackers.callback import keep_key
 from dispatcher.trackers.fc_tasks import FcTasks
 from dispatcher.trackers.sqs_destinations import SqsDestinations
 from dispatcher.transports import FcTransport, LambdaTransport, open_transport
@@ -47,10 +50,19 @@ async def _open_engine(settings: Settings) -> AsyncIterator[Engine]:
             transports=transports,
             trackers=trackers,
             commit_s=commit_s,
+            callback_key=await _callback_key(settings),
         )
         for name, account in settings.accounts.items():
             trackers[name] = _trackers(name, account, transports[name], engine)
         yield engine
+
+
+async def _callback_key(settings: Settings) -> bytes | None:
+    """Return the key beside the journal; None: a journal in memory has one in memory."""
+    file = settings.journal.url.removeprefix("sqlite://")
+    if file == settings.journal.url:
+        return None
+    return await anyio.to_thread.run_sync(keep_key, Path(f"{file}.callback-key"))
 
 
 async def _open_transports(

@@ -18,6 +18,7 @@ import msgspec
 from dispatcher.config.changes import read_once
 from dispatcher.config.settings import (
     AccountSettings,
+    CallbackSettings,
     ClientSettings,
     DefaultCredentials,
     EnvCredentials,
@@ -80,6 +81,7 @@ SECTIONS = [
         ("retry",),
         "Runs that failed are another matter: see `attempts_max` of the function.",
     ),
+    Section(CallbackSettings, ("callbacks",)),
     Section(
         ClientSettings,
         ("clients", "research-service"),
@@ -93,6 +95,8 @@ SOURCES = [DefaultCredentials, EnvCredentials, StaticCredentials]
 EXAMPLES: dict[str, Any] = {
     # Keys without a default.
     "server.token_file": "/run/secrets/dispatcher-token",
+    "callbacks.url": "https://dispatcher.internal",
+    "callbacks.secret_file": "/run/secrets/dispatcher-callbacks",
     "accounts.provider": "aliyun-fc",
     "accounts.account_id": "1031234567890123",
     "accounts.region": "cn-shanghai",

@@ -14,6 +14,7 @@ from dispatcher.config.problems import Problem
 from dispatcher.config.secret_files import secret, tokens
 from dispatcher.config.settings import (
     AccountSettings,
+    CallbackSettings,
     ClientSettings,
     Credentials,
     DefaultCredentials,
@@ -31,6 +32,7 @@ __all__ = [
     "FUNCTION",
     "NAME",
     "AccountSettings",
+    "CallbackSettings",
     "ClientSettings",
     "ConfigError",
     "Credentials",

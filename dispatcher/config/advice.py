@@ -25,6 +25,7 @@ def _all(settings: Settings) -> Iterator[Problem]:
     if settings.journal.url == "memory:":
         yield Problem("journal.url", "what has been accepted is lost when the process ends")
     yield from _of_hosts(settings)
+    yield from _of_offers(settings)
     queues: dict[str, str] = {}
     for name, account in settings.accounts.items():
         path = spelled(("accounts", name))
@@ -43,6 +44,20 @@ def _all(settings: Settings) -> Iterator[Problem]:
                 spelled(("clients", name, "access_key_id")),
                 "looks like a cloud's own key; clients have local ones",
             )
+
+
+def _of_offers(settings: Settings) -> Iterator[Problem]:
+    ends_by_callback = any(
+        rules.completion is Source.CALLBACK
+        for account in settings.accounts.values()
+        for rules in account.functions.values()
+    )
+    if ends_by_callback and settings.callbacks.url is None:
+        yield Problem(
+            "callbacks.url",
+            "unset, so functions that end by callback are told the address that server.listen "
+            "names, which they may not be able to reach",
+        )
 
 
 def _of_hosts(settings: Settings) -> Iterator[Problem]:

@@ -155,6 +155,9 @@ def _resolved(settings: Settings, base: Path) -> Settings:
         settings,
         server=replace(server, token_file=_absolute(server.token_file, base)),
         metrics=replace(settings.metrics, listen=settings.metrics.listen or None),
+        callbacks=replace(
+            settings.callbacks, secret_file=_absolute(settings.callbacks.secret_file, base)
+        ),
         journal=journal,
         accounts={
             name: _resolved_account(account, base) for name, account in settings.accounts.items()

@@ -9,6 +9,7 @@ from dispatcher.config.addresses import address, is_host, is_loopback, web_url
 from dispatcher.config.problems import Problem
 from dispatcher.config.settings import (
     AccountSettings,
+    CallbackSettings,
     ClientSettings,
     JournalSettings,
     ServerSettings,
@@ -38,6 +39,7 @@ def problems(settings: Settings, *, judged_elsewhere: Collection[str] = ()) -> I
     yield from _of_listeners(settings)
     yield from _of_callers(settings.server)
     yield from _of_journal(settings.journal)
+    yield from _of_callbacks(settings.callbacks)
     if settings.retry.delay_base_s > settings.retry.delay_max_s:
         yield Problem("retry.delay_base_s", f"above delay_max_s, {settings.retry.delay_max_s:g}")
     yield from _of_identities(settings)
@@ -113,6 +115,28 @@ def _of_journal(journal: JournalSettings) -> Iterator[Problem]:
         yield Problem("journal.url", "parameters are not possible")
     elif file.endswith("/"):
         yield Problem("journal.url", "expected the path of a file")
+
+
+def _of_callbacks(callbacks: CallbackSettings) -> Iterator[Problem]:
+    if callbacks.url is not None:
+        try:
+            url = web_url(callbacks.url)
+        except ValueError as error:
+            yield Problem("callbacks.url", str(error))
+        else:
+            if url.query or url.fragment:
+                yield Problem("callbacks.url", "expected http(s)://host[:port][/path]")
+    for index, host in enumerate(callbacks.hosts):
+        if not is_host(host):
+            yield Problem(
+                f"callbacks.hosts[{index}]", "expected the name of a host, without scheme and port"
+            )
+    if callbacks.secret_file is not None:
+        yield from secret_files.problems(callbacks.secret_file, "callbacks.secret_file")
+    elif callbacks.hosts:
+        yield Problem(
+            "callbacks.secret_file", "required with hosts: whoever is called must know by whom"
+        )
 
 
 # -- Accounts -------------------------------------------------------------------------------------

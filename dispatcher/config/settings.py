@@ -162,6 +162,26 @@ class ClientSettings(_Section, frozen=True, kw_only=True):
     """Answer synchronous calls 202 and run them asynchronously."""
 
 
+class CallbackSettings(_Section, frozen=True, kw_only=True):
+    """How functions tell their own ends, and who is told of the ends of invocations."""
+
+    url: str | None = None
+    """
+    `http(s)://host[:port][/path]` by which functions reach this API; it is offered to those
+    that end by `completion = "callback"`. Unset: the first address of `server.listen`.
+    """
+    hosts: tuple[str, ...] = ()
+    """
+    Hosts that a `callback_url` may name. Without any, invocations with a `callback_url` are
+    refused. The URL must be https, and is called only at public addresses.
+    """
+    secret_file: str | None = None
+    """
+    A file that holds the key of the HMAC-SHA256 by which each call back is signed, and that not
+    everybody may read. Required with `hosts`; it is read again for each call.
+    """
+
+
 class Settings(_Section, frozen=True, kw_only=True):
     """The whole configuration. Once judged, paths are absolute and completions explicit."""
 
@@ -170,6 +190,7 @@ class Settings(_Section, frozen=True, kw_only=True):
     journal: JournalSettings = JournalSettings()
     queue: QueueSettings = QueueSettings()
     retry: RetryRules = RetryRules()
+    callbacks: CallbackSettings = CallbackSettings()
     accounts: dict[str, AccountSettings] = {}
     clients: dict[str, ClientSettings] = {}
 

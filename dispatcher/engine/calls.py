@@ -15,9 +15,12 @@ from dispatcher import failpoints
 from dispatcher.config import Settings
 from dispatcher.core.account import OTHER
 from dispatcher.core.backlog import Job
+from dispatcher.core.callback import attempt_of, offered_bytes_max, wants_offer
+from dispatcher.core.gates import rules_for
 from dispatcher.core.intake import examine
 from dispatcher.core.lifecycle import ENDED
 from dispatcher.core.model import (
+    CallType,
     Completion,
     Duplicate,
     Ended,
@@ -27,6 +30,7 @@ from dispatcher.core.model import (
     Query,
     Record,
     Returned,
+    Source,
     State,
 )
 from dispatcher.core.statistics import COMMIT_BOUNDS_S, Histogram
@@ -40,8 +44,10 @@ from dispatcher.errors import (
     Invalid,
     JournalError,
     KeyReused,
+    NotAllowed,
     NotFound,
     NotPossible,
+    PayloadTooLarge,
     QueueFull,
     Rejected,
 )
@@ -141,8 +147,26 @@ class Calls(Pump):
             self.places[invocation.account],
             self.transports[invocation.account].payload_max_bytes,
         )
+        self._check_room_for_offer(invocation, call_type)
         record = new_record(invocation, call_type, self.clock.wall_ms())
         return Entry(record, invocation.payload)
+
+    def _check_room_for_offer(self, invocation: Invocation, call_type: CallType) -> None:
+        """Refuse a payload that is too large with what the function is offered in it."""
+        rules = self.settings.accounts[invocation.account].functions
+        source = rules_for(rules, invocation.function).completion
+        if call_type is CallType.SYNC or source is not Source.CALLBACK:
+            return
+        if not wants_offer(invocation.payload):
+            return
+        most = self.transports[invocation.account].payload_max_bytes(call_type)
+        size = offered_bytes_max(invocation.payload, self.url_base)
+        if size > most:
+            raise PayloadTooLarge(
+                f"with the URL and token for its completion the payload may have {size} bytes; "
+                f"the provider takes at most {most}",
+                pointer="/payload",
+            )
 
     def _reserve(self, payload_bytes: int) -> None:
         """Take a place in the queue, or raise: this is where the queue is bounded."""
@@ -331,12 +355,25 @@ class Calls(Pump):
         await self.durable()
         return State.CANCELLED if job.state is State.CANCELLED else State.RUNNING
 
-    async def complete(self, completion: Completion) -> None:
+    async def complete(
+        self, completion: Completion, *, token: str | None = None, is_known: bool = True
+    ) -> None:
         """
         Take the news that an invocation has ended, as often as it comes.
 
-        Raises `NotFound` for an id that is not known.
+        *token* is the one that the function was offered; it is good for its attempt only. Who
+        *is_known* needs none. Raises `NotFound` for an id that is not known, `NotAllowed` where
+        the token is wrong, or is missing although the function ends by callback.
         """
+        if token is not None:
+            attempt = attempt_of(self.callback_key, completion.id, token)
+            if attempt is None:
+                raise NotAllowed("the token is not one of this invocation")
+            completion = replace(completion, attempt=attempt)
+        elif not is_known and await self._ends_by_callback(completion.id):
+            raise NotAllowed(
+                'functions with completion = "callback" end by the token that they were offered'
+            )
         job = self.machine.jobs.get(completion.id)
         if job is not None:
             self.completed(job, completion)
@@ -344,6 +381,13 @@ class Calls(Pump):
             record = await self._record(completion.id)
             await self.complete_late(record.account, completion)
         await self.durable()
+
+    async def _ends_by_callback(self, invocation_id: str) -> bool:
+        record = await self._record(invocation_id)
+        rules = self.settings.accounts.get(record.account)
+        if rules is None or record.type is CallType.SYNC:
+            return False
+        return rules_for(rules.functions, record.function).completion is Source.CALLBACK
 
     async def redrive(self, invocation_id: str) -> None:
         """

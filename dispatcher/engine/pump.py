@@ -8,6 +8,7 @@ carrying out what it says. A send is a task; nothing else of an invocation is.
 import asyncio
 import logging
 import random
+import secrets
 from collections.abc import Callable, Coroutine, Mapping, Sequence
 from functools import partial
 from typing import Any
@@ -19,6 +20,7 @@ from anyio.abc import TaskGroup, TaskStatus
 from dispatcher import failpoints
 from dispatcher.config import Settings, needs_restart
 from dispatcher.core.backlog import Job
+from dispatcher.core.callback import KEY_BYTES, offer, token, wants_offer
 from dispatcher.core.gates import Slot
 from dispatcher.core.intake import Place
 from dispatcher.core.machine import Effect, Finish, Launch, Machine, Return, Stop, Warn, Watch
@@ -66,8 +68,14 @@ class Pump:
         trackers: Trackers,
         clock: Clock | None = None,
         uniform: Callable[[], float] = random.random,
+        callback_key: bytes | None = None,
     ) -> None:
-        """*transports* and *trackers* go by the account's name; every account has a transport."""
+        """
+        Run *settings*.
+
+        *transports* and *trackers* go by the account's name; every account has a transport.
+        *callback_key* is that of the tokens of functions; without it they end with the process.
+        """
         assert set(transports) == set(settings.accounts)
         self.settings = settings
         self.clock = clock or Clock()
@@ -78,6 +86,8 @@ class Pump:
             for name, account in settings.accounts.items()
         }
         self.transports = transports
+        self.callback_key = callback_key or secrets.token_bytes(KEY_BYTES)
+        self.listens_at = ""  #: the URL of the listener, once there is one
         self.recovered: dict[State, int] = {}
         self.dead: dict[str, int] = {}
         self.payload_bytes = 0  #: held in memory
@@ -293,7 +303,7 @@ class Pump:
             payload = await self.journal.payload(job.id)
             if payload is None:
                 return Refused(Failure("payload_missing", "the journal has lost the payload"))
-        call = _call(job, payload)
+        call = _call(job, self._with_offer(job, payload))
         failpoints.reach("engine.before_send")
         try:
             return await self.transports[job.lane.tenant.account].send(call)
@@ -302,6 +312,24 @@ class Pump:
             # provider from ending the work for all the others.
             logger.exception("the transport failed on invocation %s", job.id)
             return Lost(Failure("internal", f"{type(error).__name__} in the transport"))
+
+    @property
+    def url_base(self) -> str:
+        """Return the URL by which functions reach the HTTP API."""
+        return self.settings.callbacks.url or self.listens_at
+
+    def _with_offer(self, job: Job, payload: bytes) -> bytes:
+        """Tell the function where and by which token to post its end, if it is asked to."""
+        source = job.lane.function.rules.completion
+        if job.type is CallType.SYNC or source is not Source.CALLBACK or not wants_offer(payload):
+            return payload
+        return offer(
+            payload,
+            url_base=self.url_base,
+            token=token(self.callback_key, job.id, job.attempt),
+            invocation_id=job.id,
+            attempt=job.attempt,
+        )
 
     async def _stop_in_cloud(self, job: Job) -> None:
         if not await self.transports[job.lane.tenant.account].stop(_call(job, b"")):

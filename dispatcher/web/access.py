@@ -16,10 +16,15 @@ from typing import Final
 from aiohttp import hdrs, web
 
 from dispatcher.config import ServerSettings, tokens
+from dispatcher.core.callback import is_token
 from dispatcher.errors import ConfigError
 from dispatcher.web import problems
 
 _CHALLENGE: Final = {"WWW-Authenticate": 'Bearer realm="dispatcher"'}
+
+
+IS_KNOWN: Final = web.RequestKey("IS_KNOWN", bool)
+"""Of each request that may go on: it showed one of the server's tokens."""
 
 
 class Access:
@@ -30,17 +35,20 @@ class Access:
         server: ServerSettings,
         open_paths: Iterable[str] = (),
         *,
+        own_token_paths: Iterable[str] = (),
         any_address: bool = False,
     ) -> None:
         """
         Serve the hosts of *server*; at *open_paths* no token is asked for.
 
+        *own_token_paths*, as the router spells them, judge tokens of invocations themselves.
         *any_address*: also by any IP address, which no page can make to point somewhere else.
         """
         self._any_address = any_address
         self._hosts = frozenset(_bare(host) for host in server.hosts)
         self._token_file = server.token_file
         self._open_paths = frozenset(open_paths)
+        self._own_token_paths = frozenset(own_token_paths)
         self._digests: tuple[bytes, ...] = ()
 
     async def reload(self, server: ServerSettings) -> None:
@@ -61,8 +69,12 @@ class Access:
         self._token_file = server.token_file
         self._digests = digests
 
-    def check(self, request: web.Request, *, token_wanted: bool) -> None:
-        """Raise a `Refusal` unless the request may go on."""
+    def check(self, request: web.Request, *, token_wanted: bool) -> bool:
+        """
+        Raise a `Refusal` unless the request may go on; return whether it showed a token of ours.
+
+        A token of an invocation is none of ours.
+        """
         host = request.headers.get(hdrs.HOST)
         # An absolute target names a host of its own, which HTTP puts above the header.
         if host is None or not self._serves(host) or not self._serves(request.host):
@@ -70,10 +82,18 @@ class Access:
                 421, f"{request.host!r} is not among the server.hosts of the configuration"
             )
         self._check_site(request, host)
+        is_known = self._knows(request.headers.get(hdrs.AUTHORIZATION, ""))
         if self._token_file is None or not token_wanted or request.path in self._open_paths:
-            return
-        if not self._knows(request.headers.get(hdrs.AUTHORIZATION, "")):
+            return is_known
+        if not is_known and not self._is_judged_elsewhere(request):
             raise problems.refusal(401, "send Authorization: Bearer TOKEN", headers=_CHALLENGE)
+        return is_known
+
+    def _is_judged_elsewhere(self, request: web.Request) -> bool:
+        resource = request.match_info.route.resource
+        if resource is None or resource.canonical not in self._own_token_paths:
+            return False
+        return is_token(bearer(request) or "")
 
     def _serves(self, authority: str) -> bool:
         host = _bare(_without_port(authority))
@@ -101,6 +121,12 @@ class Access:
         for one in self._digests:
             known |= hmac.compare_digest(one, digest)
         return known and scheme.lower() == "bearer"
+
+
+def bearer(request: web.Request) -> str | None:
+    """Return the bearer token that *request* shows, whatever it is worth."""
+    scheme, _, token = request.headers.get(hdrs.AUTHORIZATION, "").partition(" ")
+    return token.strip() or None if scheme.lower() == "bearer" else None
 
 
 def _digest(token: str) -> bytes:

@@ -9,10 +9,12 @@ import msgspec
 from aiohttp import hdrs, web
 from msgspec import UNSET, Struct
 
+from dispatcher.core.callback import is_token
 from dispatcher.core.model import State
 from dispatcher.core.views import Acceptance, AccountView
 from dispatcher.errors import Invalid, NotFound
 from dispatcher.web import bodies, ndjson, problems, wire
+from dispatcher.web.access import IS_KNOWN, bearer
 from dispatcher.web.bodies import JSON, NDJSON
 from dispatcher.web.ports import Engine
 from dispatcher.web.routes import Reply, Route
@@ -92,12 +94,14 @@ class Api:
         return _json(wire.Cancelled(invocation_id, state), status)
 
     async def complete(self, request: web.Request) -> web.Response:
-        """Take the news that a function has ended."""
+        """Take the news that a function has ended, from the function or from an operator."""
         invocation_id = _id(request)
+        shown = bearer(request) or ""
+        token = shown if is_token(shown) and not request[IS_KNOWN] else None
         bodies.content_type(request, (JSON,))
         body = await bodies.read(request, bodies.BODY_MAX_BYTES)
         completion = wire.completion_of(bodies.decode(_completion, body), invocation_id)
-        await self._engine.complete(completion)
+        await self._engine.complete(completion, token=token, is_known=request[IS_KNOWN])
         return web.Response(status=204)
 
     async def redrive(self, request: web.Request) -> web.Response:
@@ -214,10 +218,11 @@ class Api:
                 path="/v1/invocations/{id}/completion",
                 handler=self.complete,
                 name="complete",
-                summary="Tell that the function has ended.",
+                summary="Tell that the function has ended; its own token is enough for that.",
                 bodies={JSON: wire.NewCompletion},
                 replies=(Reply(status=204, means="Taken; a repeat changes nothing."),),
                 problems=(404, *_WRONG_BODY, 503),
+                takes_own_tokens=True,
             ),
             Route(
                 method="POST",

@@ -13,7 +13,7 @@ from aiohttp.typedefs import Middleware
 from dispatcher.config import ServerSettings
 from dispatcher.errors import DispatcherError
 from dispatcher.web import bodies, openapi, problems
-from dispatcher.web.access import Access
+from dispatcher.web.access import IS_KNOWN, Access
 from dispatcher.web.api import Api, Metrics, metrics_route
 from dispatcher.web.guard import connection_of, plain
 from dispatcher.web.ports import Engine
@@ -78,7 +78,8 @@ def _application(
     routes: Sequence[Route], server: ServerSettings, *, any_address: bool = False
 ) -> web.Application:
     open_paths = (route.path for route in routes if route.is_open)
-    access = Access(server, open_paths, any_address=any_address)
+    own = (route.path for route in routes if route.takes_own_tokens)
+    access = Access(server, open_paths, own_token_paths=own, any_address=any_address)
     app = web.Application(middlewares=[_gate_keeper(access)])
     app[ACCESS] = access
     for route in routes:
@@ -103,7 +104,7 @@ def _gate_keeper(access: Access) -> Middleware:
         connection = connection_of(request)
         connection.head_arrived()
         try:
-            access.check(request, token_wanted=connection.asks_token)
+            request[IS_KNOWN] = access.check(request, token_wanted=connection.asks_token)
             response = await handler(request)
         except DispatcherError as error:
             return problems.refuse(error).reply()

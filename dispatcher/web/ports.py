@@ -49,8 +49,14 @@ class Engine(Protocol):
         """Cancel it; CANCELLED: it is, RUNNING: it will be. Raises `NotPossible`, `NotFound`."""
         ...
 
-    async def complete(self, completion: Completion) -> None:
-        """Take the news of an end, again and again if need be. Raises `NotFound`."""
+    async def complete(
+        self, completion: Completion, *, token: str | None = None, is_known: bool = True
+    ) -> None:
+        """
+        Take the news of an end, again and again if need be. Raises `NotFound`, `NotAllowed`.
+
+        *token* is the one that the function was offered; *is_known*: who tells needs none.
+        """
         ...
 
     async def redrive(self, invocation_id: str) -> None:

@@ -21,6 +21,7 @@ from dispatcher.errors import (
     Invalid,
     JournalError,
     KeyReused,
+    NotAllowed,
     NotFound,
     NotPossible,
     PayloadTooLarge,
@@ -80,6 +81,7 @@ _OF_ERRORS: Final[Mapping[type[DispatcherError], _Kind]] = {
     DiskFull: _Kind("disk_full", 507, "The journal has no room"),
     Rejected: _Kind("rejected", 422, "The invocation was not accepted"),
     NotFound: _Kind("not_found", 404, "There is nothing of that name"),
+    NotAllowed: _Kind("not_allowed", 403, "The token does not allow this"),
     NotPossible: _Kind("not_possible", 409, "Its state does not allow this"),
     JournalError: _Kind("journal_error", 503, "The journal failed"),
 }

@@ -42,3 +42,5 @@ class Route(Struct, frozen=True, kw_only=True):
     """Types of the content that it takes, by media type."""
     is_open: bool = False
     """No token is asked for."""
+    takes_own_tokens: bool = False
+    """The token of an invocation will do as well; the handler judges it."""

@@ -36,6 +36,11 @@ def test_there_is_nothing_to_say_about_a_plain_configuration(text: str):
             "the quota is not held",
         ),
         (
+            f'[accounts.a]\n{FC}functions.f.completion = "callback"',
+            "callbacks.url",
+            "may not be able to reach",
+        ),
+        (
             f"[accounts.a]\n{LAMBDA}{QUEUE}functions.f.instance_concurrency = 2",
             "accounts.a.functions.f.instance_concurrency",
             "Lambda counts each running invocation",

@@ -34,6 +34,33 @@ def key(tmp_path: Path) -> Path:
     return file
 
 
+# -- Callbacks ------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("text", "path"),
+    [
+        ('url = "ftp://x"', "callbacks.url"),
+        ('url = "https://u:p@x"', "callbacks.url"),
+        ('url = "https://x/?a=b"', "callbacks.url"),
+        ('hosts = ["https://x"]\nsecret_file = "{key}"', "callbacks.hosts[0]"),
+        ('hosts = ["x:443"]\nsecret_file = "{key}"', "callbacks.hosts[0]"),
+        ('hosts = ["*.x"]\nsecret_file = "{key}"', "callbacks.hosts[0]"),
+        ('hosts = ["x"]', "callbacks.secret_file"),
+        ('hosts = ["x"]\nsecret_file = "/not/there"', "callbacks.secret_file"),
+    ],
+)
+def test_who_is_called_back_is_judged(text: str, path: str, key: Path):
+    assert the_problem("[callbacks]\n" + text.replace("{key}", str(key)))[0] == path
+
+
+def test_callbacks_that_are_right(key: Path):
+    assert not problems('[callbacks]\nurl = "https://x.example:8443/dispatcher/"')
+    assert not problems(
+        f'[callbacks]\nhosts = ["hooks.example", "10.0.0.1"]\nsecret_file = "{key}"'
+    )
+
+
 # -- Listeners ------------------------------------------------------------------------------------
 
 

@@ -20,8 +20,9 @@ import yaml
 from moto.server import ThreadedMotoServer
 
 from dispatcher.config import parse
+from dispatcher.core.callback import OFFER_EXTRA_BYTES_MAX, offer, token
 from dispatcher.core.model import Verdict
-from dispatcher.trackers.callback import OFFER_EXTRA_BYTES_MAX, fresh_key, offer, token
+from dispatcher.trackers.callback import fresh_key
 from dispatcher.trackers.fc_replies import Task
 from dispatcher.trackers.sqs_records import completion, read_record
 from tests.trackers.fake_fc import watched

@@ -1,9 +1,12 @@
+import json
 import time
+from typing import Any
 
 import anyio
 import pytest
 
 from dispatcher.core.model import (
+    Call,
     Completion,
     Failure,
     Invocation,
@@ -19,6 +22,7 @@ from dispatcher.errors import (
     Draining,
     Invalid,
     KeyReused,
+    NotAllowed,
     NotFound,
     NotPossible,
     PayloadTooLarge,
@@ -282,3 +286,85 @@ async def test_many_at_once_each_get_their_answer():
             assert isinstance(ticket, Ticket)
             await ticket.accepted()
         assert r.engine.statistics().rejected == {("other", "invalid"): 1}
+
+
+# -- Functions that tell their own ends -----------------------------------------------------------
+
+CALLBACK = """
+[accounts.main.functions.f]
+completion = "callback"
+attempts_max = 2
+[callbacks]
+url = "https://relay.example/d"
+"""
+ASKING = b'{"n":1,"done":"$dispatcher.completion"}'
+
+
+def offered(call: Call) -> dict[str, Any]:
+    done: dict[str, Any] = json.loads(call.payload)["done"]
+    return done
+
+
+async def test_a_function_ends_its_own_attempt_and_no_other():
+    async with rig(settings(more=CALLBACK)) as r:
+        ticket, other = r.enqueue(payload=ASKING), r.enqueue(payload=ASKING)
+        await anyio.sleep(1)
+        told = offered(r.transport.calls[0][1])
+        assert told["url"] == f"https://relay.example/d/v1/invocations/{ticket.id}/completion"
+        failed = Completion(id=ticket.id, verdict=Verdict.FAILED)
+        for token in (offered(r.transport.calls[1][1])["token"], "c1.2.x", told["token"] + "x"):
+            with pytest.raises(NotAllowed):
+                await r.engine.complete(failed, token=token, is_known=False)
+        assert ticket.state is State.RUNNING
+        for _ in range(3):  # as often as it likes
+            await r.engine.complete(failed, token=told["token"], is_known=False)
+        await anyio.sleep(1)
+        again = offered(r.transport.calls[2][1])
+        assert (again["id"], again["attempt"]) == (ticket.id, 2)
+        assert again["token"] != told["token"]
+        # What the first attempt still has to say is about itself.
+        end = Completion(id=ticket.id, verdict=Verdict.SUCCEEDED, result=b"1")
+        await r.engine.complete(end, token=told["token"], is_known=False)
+        assert ticket.state is State.RUNNING
+        await r.engine.complete(end, token=again["token"], is_known=False)
+        assert (await ticket.ended()).result == b"1"
+        assert other.state is State.RUNNING
+
+
+async def test_whoever_shows_nothing_ends_no_function_that_ends_by_callback():
+    async with rig(settings(more=CALLBACK)) as r:
+        ticket = r.enqueue(payload=ASKING)
+        estimated = r.enqueue("by_duration")
+        await anyio.sleep(1)
+        for one in (ticket, estimated):
+            end = Completion(id=one.id, verdict=Verdict.SUCCEEDED)
+            if one is ticket:
+                with pytest.raises(NotAllowed):
+                    await r.engine.complete(end, is_known=False)
+                assert one.state is State.RUNNING
+                await r.engine.complete(end)  # an operator may
+            else:
+                await r.engine.complete(end, is_known=False)
+            assert (await one.ended()).state is State.SUCCEEDED
+
+
+async def test_a_payload_is_changed_only_where_it_asks_and_the_end_is_posted():
+    async with rig(settings(more=CALLBACK)) as r:
+        payloads = [b'{"done": "no"}', b"\xff$dispatcher.completion", ASKING]
+        for payload in payloads:
+            r.enqueue(payload=payload)
+        r.enqueue("by_duration", payload=ASKING)
+        await anyio.sleep(1)
+        sent = [call.payload for _, call in r.transport.calls]
+        assert sent[:2] == payloads[:2]
+        assert sent[2] != ASKING
+        assert sent[3] == ASKING
+
+
+async def test_a_payload_too_large_with_its_offer_is_refused_at_once():
+    async with rig(settings(more=CALLBACK)) as r:
+        room = 128 * 1024 - len(ASKING)
+        full = ASKING.replace(b"1", b"1" * room, 1)
+        assert r.enqueue("by_duration", payload=full)
+        with pytest.raises(PayloadTooLarge, match="completion"):
+            r.enqueue(payload=full)

@@ -1,8 +1,10 @@
 """A slot is held until the function has ended: both clouds, seen by the cloud's own count."""
 
+import base64
 import json
 import re
 import time
+import urllib.error
 import urllib.request
 from collections import Counter
 from pathlib import Path
@@ -10,6 +12,7 @@ from typing import Any
 
 import pytest
 
+from dispatcher.core.callback import PLACEHOLDER
 from tests.sidecar import Sidecar, call, cloud, write_config
 from tests.simulation.test_main_job import runs_of
 
@@ -290,3 +293,60 @@ def test_200_that_run_while_the_dispatcher_is_killed_are_all_learned_of(tmp_path
 def _exact(url: str) -> list[dict[str, Any]]:
     counted = counts_of(url)
     return [counted[name] for name in EXACT]
+
+
+@pytest.mark.slow
+def test_a_function_posts_its_own_end_with_what_it_found_in_its_payload(tmp_path: Path):
+    rules = 'completion = "callback"'
+    token = tmp_path / "token"
+    token.write_text("operators-token")
+    token.chmod(0o600)
+    config = sidecar_config("{url}", rules).replace("[server]", '[server]\ntoken_file = "token"')
+    quick = cloud_config().replace("duration_s = 1.5", "duration_s = 0.1")
+    with (
+        cloud(tmp_path, quick) as url,
+        Sidecar(write_config(tmp_path, config.replace("{url}", url))) as sidecar,
+    ):
+        headers = {"Authorization": "Bearer operators-token"}
+        ids = []
+        for name in EXACT:
+            job = {"account": name, "function": "f", "payload": {"a": PLACEHOLDER}}
+            ids.append(ask(sidecar, "POST", "/v1/invocations", job, headers)[1]["id"])
+        until = time.monotonic() + 10.0
+        while len(runs_of(url)) < len(EXACT):
+            assert time.monotonic() < until
+            time.sleep(0.05)
+        for run in runs_of(url):
+            told = json.loads(base64.b64decode(run["payload_head"]))["a"]
+            path = told["url"].removeprefix(sidecar.url)
+            own = {"Authorization": f"Bearer {told['token']}"}
+            end = {"succeeded": True, "result": told["attempt"]}
+            assert ask(sidecar, "POST", path, end)[0] == 401
+            wrong = {"Authorization": own["Authorization"][:-2]}
+            assert ask(sidecar, "POST", path, end, wrong)[0] == 403
+            for _ in range(2):
+                assert ask(sidecar, "POST", path, end, own)[0] == 204
+            assert ask(sidecar, "GET", f"/v1/invocations/{told['id']}", None, own)[0] == 401
+        for one in ids:
+            view = ask(sidecar, "GET", f"/v1/invocations/{one}", None, headers)[1]
+            assert (view["state"], view["result"], view["estimated"]) == ("succeeded", 1, False)
+
+
+def ask(
+    sidecar: Sidecar, method: str, path: str, body: Any, headers: dict[str, str] | None = None
+) -> tuple[int, Any]:
+    """Make a request with headers."""
+    data = None if body is None else json.dumps(body).encode()
+    request = urllib.request.Request(
+        sidecar.url + path,
+        data,
+        {"Content-Type": "application/json", **(headers or {})},
+        method=method,
+    )
+    try:
+        with urllib.request.urlopen(request, timeout=30) as reply:
+            text = reply.read()
+            return reply.status, json.loads(text) if text else None
+    except urllib.error.HTTPError as error:
+        with error:
+            return error.code, json.loads(error.read())

@@ -78,6 +78,7 @@ class FakeEngine:
         self.invocations: list[Invocation] = []
         self.commits: list[int] = []  #: how many each call of enqueue_many was given
         self.accepted: list[str] = []
+        self.shown: list[tuple[str | None, bool]] = []
         self.completions: list[Completion] = []
         self.switches: list[tuple[str, str, str | None]] = []
         self.refuses: Exception | None = None  #: raised by every call
@@ -160,7 +161,10 @@ class FakeEngine:
         self.put(replace(view.record, state=State.CANCELLED, ended_ms=NOW_MS))
         return State.CANCELLED
 
-    async def complete(self, completion: Completion) -> None:
+    async def complete(
+        self, completion: Completion, *, token: str | None = None, is_known: bool = True
+    ) -> None:
+        self.shown.append((token, is_known))
         view = await self.get(completion.id)
         self.completions.append(completion)
         if view.record.state in ENDED:

@@ -12,7 +12,9 @@ from hypothesis import strategies as st
 from msgspec.structs import replace
 
 from dispatcher import errors
+from dispatcher.config import ServerSettings
 from dispatcher.core.model import CallType, Failure, Record, State, Verdict
+from dispatcher.web import Listener, make_app
 from dispatcher.web.problems import TYPE_PREFIX
 from tests.web.fakes import NOW_MS, PAYLOAD_MAX_BYTES
 
@@ -530,6 +532,49 @@ async def test_a_wrong_completion_is_422_and_is_named(face, engine, body, pointe
     engine.put(ENDED)
     async with face.post("/v1/invocations/i1/completion", json=body) as response:
         assert (await refused(response, 422))["pointer"] == pointer
+
+
+OWN, SERVERS = "c1.1.abc", "a-token-of-the-server"
+
+
+@pytest.mark.parametrize(
+    ("shown", "asked"),
+    [
+        (OWN, (OWN, False)),
+        (SERVERS, (None, True)),
+        (None, None),
+        ("something-else", None),
+    ],
+)
+async def test_the_token_of_an_invocation_is_enough_to_tell_its_end(engine, tmp_path, shown, asked):
+    (tmp_path / "tokens").write_text(SERVERS)
+    app = make_app(engine, ServerSettings(token_file=str(tmp_path / "tokens")))
+    engine.put(replace(ENDED, state=State.RUNNING))
+    headers = {} if shown is None else {"Authorization": f"Bearer {shown}"}
+    async with (
+        Listener(app, ["127.0.0.1:0"]) as listener,
+        aiohttp.ClientSession(f"http://{listener.addresses[0]}", headers=headers) as session,
+    ):
+        async with session.post(
+            "/v1/invocations/i1/completion", json={"succeeded": True}
+        ) as response:
+            assert response.status == (204 if asked else 401)
+        assert engine.shown == [asked] * bool(asked)
+        # It opens nothing else.
+        async with session.get("/v1/invocations/i1") as response:
+            assert response.status == (200 if shown == SERVERS else 401)
+        async with session.post("/v1/invocations/i1/redrive") as response:
+            assert (response.status == 401) == (shown != SERVERS)
+
+
+async def test_without_tokens_of_the_server_nobody_is_known(face, engine):
+    engine.put(replace(ENDED, state=State.RUNNING))
+    for headers in ({}, {"Authorization": "Bearer x"}):
+        async with face.post(
+            "/v1/invocations/i1/completion", json={"succeeded": True}, headers=headers
+        ):
+            pass
+    assert engine.shown == [(None, False)] * 2
 
 
 async def test_a_completion_for_nobody_is_404(face):

@@ -21,6 +21,7 @@ WORDS = {
     errors.NotFound: ("not_found", 404),
     errors.NotPossible: ("not_possible", 409),
     errors.JournalError: ("journal_error", 503),
+    errors.NotAllowed: ("not_allowed", 403),
     errors.JournalLocked: ("journal_error", 503),
     errors.JournalDamaged: ("journal_error", 503),
 }
