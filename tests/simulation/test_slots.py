@@ -136,7 +136,8 @@ def metric(sidecar: Sidecar, name: str, **labels: str) -> float:
 
 def counts_of(url: str) -> dict[str, Any]:
     """Return what the cloud counted, by account."""
-    return call("GET", f"{url}/_emulator/statistics")[1]["accounts"]
+    counted: dict[str, Any] = call("GET", f"{url}/_emulator/statistics")[1]["accounts"]
+    return counted
 
 
 EXACT = ("fc", "lambda")
