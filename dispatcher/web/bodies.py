@@ -33,12 +33,13 @@ _CLOSE: Final = {"Connection": "close"}
 
 def content_type(request: web.Request, allowed: tuple[str, ...]) -> str:
     """Return the content type of *request*, one of *allowed*; raises a `Refusal` of 415."""
-    said = request.headers.get(hdrs.CONTENT_TYPE, "")
-    essence = said.partition(";")[0].strip().lower()
+    essence = request.headers.get(hdrs.CONTENT_TYPE, "")
+    if essence not in allowed:
+        essence = essence.partition(";")[0].strip().lower()
     if essence not in allowed:
         raise problems.refusal(415, f"Content-Type is {essence!r}; expected {' or '.join(allowed)}")
-    encoding = request.headers.get(hdrs.CONTENT_ENCODING, "identity")
-    if encoding.strip().lower() not in ("", "identity"):
+    encoding = request.headers.get(hdrs.CONTENT_ENCODING)
+    if encoding is not None and encoding.strip().lower() not in ("", "identity"):
         raise problems.refusal(
             415, f"Content-Encoding is {encoding!r}; expected none", parameter="Content-Encoding"
         )

@@ -316,7 +316,7 @@ def _bytes_of(field: str, inline: Raw | UnsetType, encoded: bytes | None) -> byt
     if not text.isascii() and (flaw := json_flaw(text)) is not None:
         raise Malformed(flaw, pointer=f"/{field}")
     # Numbers, escapes and the order of keys stay as they are; only white space goes.
-    if any(space in text for space in (b" ", b"\n", b"\t", b"\r")):
+    if b" " in text or b"\n" in text or b"\t" in text or b"\r" in text:
         return reformat(text, indent=-1)
     return text
 

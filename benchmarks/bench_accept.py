@@ -1,0 +1,288 @@
+"""
+Accepting over HTTP: single requests and NDJSON, against a bare aiohttp handler of the same JSON.
+
+    python benchmarks/bench_accept.py [--rounds 5] [--seconds 2] [--connections 32]
+
+Each server is a process of its own, asked by one that writes prepared bytes and counts
+answers. Rounds alternate between the servers; medians of the server's CPU time and of the
+rate are printed. The cloud takes nothing: invocations are accepted and wait.
+"""
+
+import argparse
+import asyncio
+import contextlib
+import os
+import statistics
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Sequence
+from pathlib import Path
+from typing import cast
+
+import msgspec
+import uvloop
+from aiohttp import web
+
+from dispatcher.config import ServerSettings, Settings, parse
+from dispatcher.core.model import Invocation, State
+from dispatcher.core.views import Acceptance
+from dispatcher.web import Listener, make_app
+from dispatcher.wiring import open_engine, run_engine
+
+JOB = (
+    b'{"account":"cn-prod","function":"m42-ng-fc$surf2surf","tenant":"research",'
+    b'"payload":{"bucket":"surveys","key":"2026/11/23/line-000042.npy","level":3,"x":[1,2,3]}}'
+)
+LINES = 1000
+CONFIG = """
+[journal]
+url = "{url}"
+[queue]
+jobs_max = 100000000
+[accounts.cn-prod]
+provider = "aliyun-fc"
+account_id = "1031234567890123"
+region = "cn-shanghai"
+quota = 300
+# Nothing is sent: a made-up key, so that none is looked for, and an address where nobody is.
+endpoint = "http://127.0.0.1:9"
+credentials = {{ source = "static", access_key_id = "BENCH", access_key_secret_file = "secret" }}
+"""
+SERVERS = ("bare", "face", "memory", "sqlite")
+
+
+# -- The servers --------------------------------------------------------------------------------
+
+
+async def bare() -> web.AppRunner:
+    """Parse the JSON and answer, with nothing in between."""
+
+    class Job(msgspec.Struct):
+        account: str
+        function: str
+        tenant: str = "default"
+        payload: msgspec.Raw = msgspec.Raw(b"")
+
+    decode = msgspec.json.Decoder(Job).decode
+
+    async def accept(request: web.Request) -> web.Response:
+        decode(await request.read())
+        return web.Response(
+            status=202,
+            body=b'{"id":"i0000000000000000000000000","state":"waiting","duplicate":false}',
+            content_type="application/json",
+        )
+
+    app = web.Application()
+    app.router.add_post("/v1/invocations", accept)
+    runner = web.AppRunner(app, access_log=None)
+    await runner.setup()
+    await web.TCPSite(runner, "127.0.0.1", 0).start()
+    return runner
+
+
+async def serve(kind: str) -> None:
+    """Serve until the standard input closes; say the CPU time whenever a line comes in."""
+    async with contextlib.AsyncExitStack() as stack:
+        if kind == "bare":
+            runner = await bare()
+            stack.push_async_callback(runner.cleanup)
+            address = "{}:{}".format(*runner.addresses[0])
+        else:
+            address = await dispatcher(kind, stack)
+        print(address, flush=True)
+        loop = asyncio.get_running_loop()
+        while await loop.run_in_executor(None, sys.stdin.readline):
+            print(time.process_time(), flush=True)
+
+
+class NoEngine:
+    """Accepts everything and forgets it: what is left is the HTTP face alone."""
+
+    _acceptance = Acceptance("i0000000000000000000000000", State.WAITING, duplicate=False)
+
+    def enqueue(self, _: Invocation, **__: str) -> "NoEngine":
+        """Be the ticket too."""
+        return self
+
+    def enqueue_many(self, invocations: Sequence[Invocation], **_: str) -> "list[NoEngine]":
+        """Be all of the tickets."""
+        return [self] * len(invocations)
+
+    async def accepted(self) -> Acceptance:
+        """Wait for nothing."""
+        return self._acceptance
+
+
+async def dispatcher(kind: str, stack: contextlib.AsyncExitStack) -> str:
+    if kind == "face":
+        app = make_app(NoEngine(), ServerSettings())
+        return (await stack.enter_async_context(Listener(app, ["127.0.0.1:0"]))).addresses[0]
+    folder = stack.enter_context(tempfile.TemporaryDirectory(dir="."))
+    engine = await stack.enter_async_context(open_engine(settings_in(Path(folder), kind)))
+    await stack.enter_async_context(run_engine(engine))
+    engine.pause("cn-prod")
+    listener = Listener(make_app(engine, engine.settings.server), ["127.0.0.1:0"])
+    await stack.enter_async_context(listener)
+    return listener.addresses[0]
+
+
+def settings_in(folder: Path, kind: str) -> Settings:
+    """Make what the configuration names, and read it."""
+    secret = folder / "secret"
+    secret.write_text("made up")
+    secret.chmod(0o600)
+    url = "memory:" if kind == "memory" else "sqlite:bench.db"
+    return parse(CONFIG.format(url=url), base=folder.resolve())
+
+
+# -- Whoever asks -------------------------------------------------------------------------------
+
+
+class Asker(asyncio.Protocol):
+    """One connection: writes a request, counts its answer, writes the next."""
+
+    def __init__(self, request: bytes, tally: list[float]) -> None:
+        self._request = request
+        self._tally = tally
+        self._begun = 0.0
+        self._received = bytearray()
+        self._transport: asyncio.WriteTransport | None = None
+        self.stopping = False
+        self.closed: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:  # noqa: D102
+        self._transport = cast("asyncio.WriteTransport", transport)
+        self._ask()
+
+    def _ask(self) -> None:
+        assert self._transport is not None
+        self._begun = time.perf_counter()
+        self._transport.write(self._request)
+
+    def data_received(self, data: bytes) -> None:  # noqa: D102
+        self._received += data
+        head = self._received.find(b"\r\n\r\n")
+        if head < 0:
+            return
+        at = self._received.find(b"Content-Length: ", 0, head) + 16
+        length = int(self._received[at : self._received.find(b"\r", at)])
+        if len(self._received) < head + 4 + length:
+            return
+        assert self._received[9:12] in (b"202", b"200"), bytes(self._received[:2000])
+        assert b'"error"' not in self._received[:4000], bytes(self._received[:2000])
+        self._received.clear()
+        self._tally.append(time.perf_counter() - self._begun)
+        if self.stopping:
+            assert self._transport is not None
+            self._transport.close()
+        else:
+            self._ask()
+
+    def connection_lost(self, _: Exception | None) -> None:  # noqa: D102
+        self.closed.set_result(None)
+
+
+async def ask(address: str, request: bytes, connections: int, seconds: float) -> list[float]:
+    """Ask for so long on so many connections; return how long each answer took."""
+    host, _, port = address.rpartition(":")
+    tally: list[float] = []
+    askers = [
+        (
+            await asyncio.get_running_loop().create_connection(
+                lambda: Asker(request, tally), host, int(port)
+            )
+        )[1]
+        for _ in range(connections)
+    ]
+    await asyncio.sleep(seconds)
+    for asker in askers:
+        asker.stopping = True
+    await asyncio.gather(*(asker.closed for asker in askers))
+    return tally
+
+
+def request(address: str, media: str, body: bytes) -> bytes:
+    head = (
+        f"POST /v1/invocations HTTP/1.1\r\nHost: {address}\r\nContent-Type: {media}\r\n"
+        f"Content-Length: {len(body)}\r\n\r\n"
+    )
+    return head.encode() + body
+
+
+class Server:
+    """One of the servers, in a process of its own."""
+
+    def __init__(self, kind: str) -> None:
+        self.process = subprocess.Popen(
+            [sys.executable, __file__, "--serve", kind],
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            text=True,
+            env={**os.environ, "PYTHONPATH": str(Path(__file__).parent.parent)},
+        )
+        self.address = self._line()
+
+    def _line(self) -> str:
+        assert self.process.stdout is not None
+        return self.process.stdout.readline().strip()
+
+    def cpu_s(self) -> float:
+        """Return the CPU time that it has used."""
+        assert self.process.stdin is not None
+        self.process.stdin.write("\n")
+        self.process.stdin.flush()
+        return float(self._line())
+
+    def stop(self) -> None:
+        """Close its standard input, which ends it, and wait for that."""
+        self.process.communicate()
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--rounds", type=int, default=5)
+    parser.add_argument("--seconds", type=float, default=2.0)
+    parser.add_argument("--connections", type=int, default=32)
+    parser.add_argument("--serve", choices=SERVERS)
+    options = parser.parse_args()
+    if options.serve:
+        uvloop.run(serve(options.serve))
+        return
+    servers = {kind: Server(kind) for kind in SERVERS}
+    cases = {
+        **{f"{kind}, singles": (kind, "application/json", JOB, 1) for kind in SERVERS},
+        **{
+            f"{kind}, NDJSON": (kind, "application/x-ndjson", b"\n".join([JOB] * LINES), LINES)
+            for kind in SERVERS[1:]
+        },
+    }
+    figures: dict[str, list[tuple[float, float, float]]] = {name: [] for name in cases}
+    for _ in range(options.rounds):
+        for name, (kind, media, body, count) in cases.items():
+            server = servers[kind]
+            asked = request(server.address, media, body)
+            connections = options.connections if count == 1 else 2
+            cpu_s, begun = server.cpu_s(), time.perf_counter()
+            tally = uvloop.run(ask(server.address, asked, connections, options.seconds))
+            took_s, cpu_s = time.perf_counter() - begun, server.cpu_s() - cpu_s
+            done = len(tally) * count
+            p99_s = sorted(tally)[int(len(tally) * 0.99)]
+            figures[name].append((done / took_s, cpu_s / done * 1e6, p99_s * 1e3))
+    for server in servers.values():
+        server.stop()
+    base = statistics.median(figure[0] for figure in figures["bare, singles"])
+    base_cpu = statistics.median(figure[1] for figure in figures["bare, singles"])
+    print(f"{'case':<18}{'per s':>10}{'x bare':>8}{'CPU us':>9}{'x bare':>8}{'p99 ms':>8}")
+    for name, rounds in figures.items():
+        rate, cpu_us, p99_ms = (statistics.median(column) for column in zip(*rounds, strict=True))
+        print(
+            f"{name:<18}{rate:>10.0f}{rate / base:>8.2f}{cpu_us:>9.1f}"
+            f"{base_cpu / cpu_us:>8.2f}{p99_ms:>8.1f}"
+        )
+
+
+if __name__ == "__main__":
+    main()
