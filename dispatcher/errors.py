@@ -10,6 +10,8 @@ The errors that callers may meet, as one tree.
     * QueueFull           ... because too many wait already
     * Draining            ... because this process is about to end
     * DiskFull            ... because the journal has no room to keep it
+    * WaitedTooLong       ... because it did not get its turn while its caller waited
+    * Withdrawn           ... because somebody cancelled it while its caller waited
   * NotFound              no invocation, account or function of that name
   * NotPossible           the invocation is in a state that does not allow this
   * NotAllowed            whoever asks has not shown that he may do this
@@ -98,6 +100,23 @@ class DiskFull(Rejected):
     """The journal has no room to keep the invocation."""
 
     reason = "disk_full"
+
+
+class WaitedTooLong(Rejected):
+    """A synchronous call did not get its turn in the time that its caller may wait."""
+
+    reason = "waited_too_long"
+
+    def __init__(self, message: str, *, gate: str, retry_after_s: float) -> None:
+        """*gate* is the word for what it waited for (core/model.py, `GateKind`)."""
+        super().__init__(message, retry_after_s=retry_after_s)
+        self.gate = gate
+
+
+class Withdrawn(Rejected):
+    """A synchronous call was cancelled by somebody else than its caller."""
+
+    reason = "withdrawn"
 
 
 class NotFound(DispatcherError):

@@ -100,6 +100,10 @@ class Journal(Protocol):
         """Return what is kept of one invocation."""
         ...
 
+    async def keyed(self, account: str, key: str) -> str | None:
+        """Return the id of the invocation that was accepted with *key*, while it is known."""
+        ...
+
     async def payload(self, invocation_id: str) -> bytes | None:
         """Return the payload, None once it is not needed any more."""
         ...

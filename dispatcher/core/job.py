@@ -47,6 +47,7 @@ class Job(Struct, eq=False, kw_only=True, gc=False):
     callback_url: str | None = None
     stopping: bool = False  #: to be stopped in the cloud as soon as that can be
     owner: object = None  #: the engine's own note
+    once: bool = False  #: somebody waits for the reply: whatever comes of its run is the end
     entry: tuple[Any, ...] | None = None  #: its place in its lane, or among those not due
     expiry: tuple[float, int, "Job"] | None = None  #: its place among those that will expire
 

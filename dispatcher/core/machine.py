@@ -174,6 +174,8 @@ class Machine:
                 return [
                     self._run_ended(job, verdict, now, outcome.payload, outcome.failure, outcome)
                 ]
+            case Denied(failure=failure) if job.once:
+                return [self._give_up(job, failure, now)]
             case Throttled() | Denied() | NotSent():
                 return self._return(job, slot, outcome, now)
             case Lost():
@@ -207,9 +209,23 @@ class Machine:
         # at the same time, and its slot has been held as long as it may be.
         if self.rules.at_most_once or (job.type is CallType.SYNC and lost.timed_out):
             return [self._lose(job, lost.failure, now)]
+        if job.once:
+            return self._lost_once(job, slot, lost, now)
         job.maybe_sent = True
         slot.lost_until = now + job.lane.function.rules.hold_max_s
         return self._return(job, slot, lost, now)
+
+    def _lost_once(self, job: Job, slot: Slot, lost: Lost, now: float) -> list[Effect]:
+        """
+        Count what is not sent again as running for as long as it may be.
+
+        A reply, even that of a server in trouble, says that it runs no more.
+        """
+        if lost.failure.status is not None:
+            return [self._lose(job, lost.failure, now)]
+        job.state = after(job.state, Move.ACCEPT)
+        self._hold(job, slot, slot.sent_at + job.lane.function.rules.hold_max_s)
+        return []
 
     def _return(self, job: Job, slot: Slot, outcome: NotTaken, now: float) -> list[Effect]:
         """
@@ -270,7 +286,8 @@ class Machine:
         if (move := _MOVE_AFTER.get(verdict)) is not None:
             return self._finish(job, move, now, result=result, failure=failure, reply=reply)
         failure = failure or Failure("function_error", "the function failed")
-        if job.attempt >= job.lane.function.rules.attempts_max or job.stopping:
+        attempts_max = 1 if job.once else job.lane.function.rules.attempts_max
+        if job.attempt >= attempts_max or job.stopping:
             return self._finish(job, Move.BURY, now, result=result, failure=failure, reply=reply)
         if job.state is not State.WAITING:
             job.state = after(job.state, Move.RETURN)

@@ -99,15 +99,20 @@ class Calls(Pump):
 
     # -- Enqueue
 
-    def enqueue(self, invocation: Invocation, *, source: str = "in_process") -> Ticket:
+    def enqueue(
+        self, invocation: Invocation, *, source: str = "in_process", key_space: str = ""
+    ) -> Ticket:
         """
         Take an invocation without ever waiting; its ticket says when it is on disk.
 
-        May be called from any thread. *source* says which way it came, for the metrics.
-        Raises `Rejected`: what is refused here never runs.
+        May be called from any thread. *source* says which way it came, for the metrics. Keys of
+        one *key_space* are apart from those of another. Raises `Rejected`: what is refused
+        here never runs.
         """
         try:
             entry = self._examined(invocation)
+            if entry.record.key is not None and key_space:
+                entry.record.key = _spaced(key_space, entry.record.key)
             self._reserve(len(entry.payload))
         except Rejected as error:
             known = invocation.account in self.settings.accounts
@@ -136,6 +141,11 @@ class Calls(Pump):
         return taken
 
     def _examined(self, invocation: Invocation) -> Entry:
+        invocation, call_type = self._judged(invocation)
+        record = new_record(invocation, call_type, self.clock.wall_ms())
+        return Entry(record, invocation.payload)
+
+    def _judged(self, invocation: Invocation) -> tuple[Invocation, CallType]:
         rules = self.settings.accounts.get(invocation.account)
         if rules is None:
             raise Invalid(f"there is no account {invocation.account!r}", pointer="/account")
@@ -148,8 +158,7 @@ class Calls(Pump):
             self.transports[invocation.account].payload_max_bytes,
         )
         self._check_room_for_offer(invocation, call_type)
-        record = new_record(invocation, call_type, self.clock.wall_ms())
-        return Entry(record, invocation.payload)
+        return invocation, call_type
 
     def _check_room_for_offer(self, invocation: Invocation, call_type: CallType) -> None:
         """Refuse a payload that is too large with what the function is offered in it."""
@@ -168,14 +177,14 @@ class Calls(Pump):
                 pointer="/payload",
             )
 
-    def _reserve(self, payload_bytes: int) -> None:
+    def _reserve(self, payload_bytes: int, *, journaled: bool = True) -> None:
         """Take a place in the queue, or raise: this is where the queue is bounded."""
         if self.draining or not self.ready:
             word = "about to end" if self.draining else "still recovering"
             raise Draining(f"the dispatcher is {word}", retry_after_s=RETRY_AFTER_S)
         if (error := self.journal.failed()) is not None:
             raise Draining(f"the journal failed: {error}", retry_after_s=RETRY_AFTER_S)
-        if not self.journal.accepting():
+        if journaled and not self.journal.accepting():
             raise DiskFull("the journal's disk is full", retry_after_s=RETRY_AFTER_S)
         queue = self.settings.queue
         with self._lock:
@@ -185,7 +194,7 @@ class Calls(Pump):
                     retry_after_s=RETRY_AFTER_S,
                 )
             held = self.payload_bytes + self._arriving_bytes + payload_bytes
-            if held > queue.bytes_max and not self.journal.on_disk:
+            if held > queue.bytes_max and not (journaled and self.journal.on_disk):
                 raise QueueFull(
                     f"the payloads that wait have {queue.bytes_max} bytes already "
                     "(queue.bytes_max; a journal on disk has no such limit)",
@@ -246,6 +255,12 @@ class Calls(Pump):
         return job
 
     # -- Look
+
+    async def keyed(self, account: str, key: str, *, key_space: str) -> View | None:
+        """Return the invocation that was accepted with a key; None: it is not known any more."""
+        invocation_id = await self.journal.keyed(account, _spaced(key_space, key))
+        record = None if invocation_id is None else await self.journal.get(invocation_id)
+        return None if record is None else self._view(record)
 
     async def get(self, invocation_id: str) -> View:
         """Return an invocation as it stands. Raises `NotFound`."""
@@ -469,6 +484,11 @@ class Calls(Pump):
         if (error := self.journal.failed()) is not None:
             return f"journal failed: {error}"
         return None if self.journal.accepting() else "the journal's disk is full"
+
+
+def _spaced(key_space: str, key: str) -> str:
+    # With a blank, which no key has that a caller can give.
+    return f"{key_space} {key}"
 
 
 def _refusal(verdict: Duplicate | Exception) -> Exception:

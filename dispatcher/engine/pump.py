@@ -9,7 +9,7 @@ import asyncio
 import logging
 import random
 import secrets
-from collections.abc import Callable, Coroutine, Mapping, Sequence
+from collections.abc import Callable, Coroutine, Iterator, Mapping, Sequence
 from functools import partial
 from typing import Any
 
@@ -116,6 +116,7 @@ class Pump:
         except BaseExceptionGroup as group:
             raise _first(group) from group
         finally:
+            self.send_callers_away()
             self._stopped.set()
 
     async def stopped(self) -> None:
@@ -136,6 +137,7 @@ class Pump:
             async with anyio.create_task_group() as sends:
                 self._sends = sends
                 await self._dispatch()
+                self.send_callers_away()
                 sends.cancel_scope.deadline = (
                     anyio.current_time() + self.settings.server.drain_max_s
                 )
@@ -233,7 +235,7 @@ class Pump:
         changes: list[Change] = []
         launches: list[Launch] = []
         finishes: list[Finish] = []
-        for effect in effects:
+        for effect in self._journaled(effects):
             match effect:
                 case Launch(job=job):
                     changes.append(Sending(job.id, job.attempt, self.clock.wall_ms()))
@@ -294,7 +296,10 @@ class Pump:
         outcome = await self._outcome(job)
         failpoints.reach("engine.after_reply")
         self._sending.discard(job)
-        self.carry_out(self.machine.sent(job, slot, outcome, self.clock.now()))
+        effects = self.machine.sent(job, slot, outcome, self.clock.now())
+        if job.once:
+            self.answer(job, outcome)
+        self.carry_out(effects)
         self.wake()
 
     async def _outcome(self, job: Job) -> Outcome:
@@ -336,6 +341,29 @@ class Pump:
             logger.warning("invocation %s could not be stopped in the cloud", job.id)
         elif (tracker := self._tracker(job)) is not None:
             tracker.hurry(job.id)
+
+    # -- Calls that somebody waits for, which no journal knows of: engine/direct.py
+
+    def _journaled(self, effects: Sequence[Effect]) -> Iterator[Effect]:
+        """Give all other effects, and see to those of such calls in their place."""
+        for effect in effects:
+            if not isinstance(effect, Warn) and effect.job.once:
+                self.for_caller(effect)
+            else:
+                yield effect
+
+    def for_caller(self, effect: Launch | Watch | Return | Finish | Stop) -> None:
+        """Do what the machine said of such a call."""
+        raise NotImplementedError
+
+    def answer(self, job: Job, outcome: Outcome) -> None:
+        """Tell its caller what came of the send."""
+        raise NotImplementedError
+
+    def send_callers_away(self) -> None:
+        """Tell those whose calls still wait that nothing is sent any more."""
+
+    # -- Watching
 
     def _watch(self, job: Job) -> None:
         self._forget_payload(job)

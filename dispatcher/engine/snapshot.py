@@ -9,22 +9,24 @@ from dispatcher.core.account import Account
 from dispatcher.core.model import State
 from dispatcher.core.statistics import COMMIT_BOUNDS_S, Histogram
 from dispatcher.core.views import AccountView, HistogramView, Labels, Statistics
-from dispatcher.engine.calls import Calls
+from dispatcher.engine.direct import Direct
 from dispatcher.errors import NotFound
 
 LAG_BOUNDS_S = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 5.0)
 #: How often the loop's lag is measured.
 LAG_EVERY_S = 0.5
+#: How often the dead are counted in the journal.
+RECOUNT_EVERY_S = 60.0
 
 Accounts = dict[Labels, Account]
 
 
-class Engine(Calls):
+class Engine(Direct):
     """The whole dispatcher between its edges."""
 
     def __init__(self, *args: object, commit_s: Histogram | None = None, **more: object) -> None:
         """*commit_s* is filled by whoever opened the journal."""
-        super().__init__(*args, **more)  # type: ignore[arg-type]
+        super().__init__(*args, **more)
         self._commit_s = commit_s or Histogram(COMMIT_BOUNDS_S)
         self._lag_s = Histogram(LAG_BOUNDS_S)
         self.reloads: dict[Labels, int] = {("ok",): 0, ("refused",): 0}
@@ -35,6 +37,12 @@ class Engine(Calls):
             due = self.clock.now() + LAG_EVERY_S
             await anyio.sleep(LAG_EVERY_S)
             self._lag_s.observe(max(0.0, self.clock.now() - due))
+
+    async def recount_dead(self) -> None:
+        """Count the dead anew until cancelled: the journal forgets them after the retention."""
+        while True:
+            await anyio.sleep(RECOUNT_EVERY_S)
+            self.dead = await self.journal.dead()
 
     def accounts(self) -> list[AccountView]:
         """Return every account as it stands."""

@@ -221,6 +221,11 @@ class MemoryJournal:
         kept = self._by_id.get(invocation_id)
         return None if kept is None else copy.copy(kept.record)
 
+    async def keyed(self, account: str, key: str) -> str | None:
+        """Return the id of the invocation that was accepted with *key*, while it is known."""
+        first = self._keys.get((account, key))
+        return None if first is None else first.id
+
     async def payload(self, invocation_id: str) -> bytes | None:
         """Return the payload, None once it is not needed any more."""
         kept = self._by_id.get(invocation_id)

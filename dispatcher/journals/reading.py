@@ -37,6 +37,14 @@ def get(connection: Connection, invocation_id: str) -> Record | None:
     return None if row is None else record_of(row)
 
 
+def keyed(connection: Connection, account: str, key: str) -> str | None:
+    """Return the id that a key stands for."""
+    row = connection.execute(
+        "SELECT id FROM keys WHERE account = ? AND key = ?", (account, key)
+    ).fetchone()
+    return None if row is None else row[0]
+
+
 def payload(connection: Connection, invocation_id: str) -> bytes | None:
     """Return the payload of one invocation while it is kept."""
     row = connection.execute(

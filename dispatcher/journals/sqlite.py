@@ -192,6 +192,10 @@ class SqliteJournal:
         """Return what is kept of one invocation."""
         return await self._point_reader.read(partial(reading.get, invocation_id=invocation_id))
 
+    async def keyed(self, account: str, key: str) -> str | None:
+        """Return the id of the invocation that was accepted with *key*, while it is known."""
+        return await self._point_reader.read(partial(reading.keyed, account=account, key=key))
+
     async def payload(self, invocation_id: str) -> bytes | None:
         """Return the payload, None once it is not needed any more."""
         return await self._point_reader.read(partial(reading.payload, invocation_id=invocation_id))

@@ -132,6 +132,14 @@ async def test_a_key_outlives_the_end_of_its_invocation(journal):
     ]
 
 
+async def test_a_key_leads_to_its_invocation(journal):
+    first = entry(key="k", digest=b"1")
+    await accept(journal, first, entry(key="k", digest=b"1"), entry(key="k 2", digest=b"1"))
+    assert await journal.keyed(first.record.account, "k") == first.record.id
+    assert await journal.keyed(first.record.account, "k 3") is None
+    assert await journal.keyed("another", "k") is None
+
+
 async def test_many_at_once(journal):
     new = [entry(str(number).encode(), key=f"k{number % 700}") for number in range(1500)]
     verdicts = await accept(journal, *new)
