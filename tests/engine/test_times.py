@@ -63,3 +63,30 @@ async def test_what_was_sent_once_does_not_expire():
     account = Account("a", AccountRules(quota=1))
     record = Record(id="i1", account="a", function="f", expires_ms=1, first_sent_ms=1)
     assert job_of(record, None, account, 1, clock).expires_at == math.inf
+
+
+async def test_what_came_later_stays_later_in_a_turn_of_the_loop_that_takes_long():
+    wall_s = [100.0]
+    clock = Clock(lambda: wall_s[0])
+    account = Account("a", AccountRules(quota=1))
+
+    def due_at(due_ms: int) -> float:
+        record = Record(id="i1", account="a", function="f", accepted_ms=due_ms, due_ms=due_ms)
+        return job_of(record, None, account, 1, clock).due_at
+
+    first = due_at(100_000)
+    wall_s[0] += 0.010  # and the loop's time stands still
+    assert due_at(100_004) >= first
+
+
+async def test_a_jump_of_the_wall_clock_moves_nothing_that_is_new():
+    wall_s = [10_000.0]
+    clock = Clock(lambda: wall_s[0])
+    account = Account("a", AccountRules(quota=1))
+    for jump_s in (0.0, 3600.0, -7200.0):
+        wall_s[0] += jump_s
+        new = new_record(
+            Invocation(account="a", function="f", delay_s=60), CallType.ASYNC, clock.wall_ms()
+        )
+        job = job_of(new, b"", account, 1, clock)
+        assert abs(job.due_at - clock.now() - 60) < 0.001
