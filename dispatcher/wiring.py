@@ -106,6 +106,7 @@ async def run_engine(engine: Engine) -> AsyncIterator[None]:
         async with anyio.create_task_group() as tasks:
             tasks.start_soon(engine.measure_lag, name="loop lag")
             await tasks.start(engine.run, name="engine")
+            tasks.start_soon(engine.recount_dead, name="recount of the dead")
             yield
             engine.stop()
             await engine.stopped()

@@ -1,8 +1,9 @@
 import anyio
 import pytest
 
-from dispatcher.core.model import Invocation
+from dispatcher.core.model import Failure, Invocation, Refused
 from dispatcher.errors import Invalid, NotFound
+from dispatcher.journals.memory import MemoryJournal
 from tests.engine.rig import ScriptedTransport, rig, settings
 
 TENANTS = "[accounts.main.tenants.web]\nweight = 2\nreserved = 1\nlimit = 3\n"
@@ -74,3 +75,15 @@ async def test_the_loops_lag_is_measured():
         with anyio.move_on_after(2.1):
             await r.engine.measure_lag()
         assert sum(r.engine.statistics().loop_lag_s.counts) == 4
+
+
+async def test_the_dead_that_the_journal_has_forgotten_are_not_counted_any_more():
+    async with rig(journal=MemoryJournal(retention_s=100)) as r:
+        r.transport.script = [Refused(Failure("refused", "no"))]
+        await r.enqueue().ended()
+        assert r.engine.statistics().dead_jobs == {("main",): 1}
+        await anyio.sleep(200)
+        await r.enqueue().ended()
+        with anyio.move_on_after(61):
+            await r.engine.recount_dead()
+        assert r.engine.statistics().dead_jobs == {("main",): 0}
