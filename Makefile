@@ -64,6 +64,7 @@ COMPILE = $(UV) pip compile --quiet --universal --python-version 3.11 --generate
 lock:
 	$(COMPILE) $(ARGS) pyproject.toml --extra all --group dev -o requirements/dev.txt
 	$(COMPILE) $(ARGS) pyproject.toml --extra all --constraint requirements/dev.txt -o requirements/run.txt
+	$(COMPILE) $(ARGS) --group pyproject.toml:build --constraint requirements/dev.txt -o requirements/build.txt
 	$(COMPILE) $(ARGS) --group pyproject.toml:ministack -o requirements/ministack.txt
 
 .PHONY: clean

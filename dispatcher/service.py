@@ -31,6 +31,7 @@ from dispatcher.config import load, needs_restart, warnings
 from dispatcher.engine import Engine
 from dispatcher.errors import ConfigError
 from dispatcher.metrics import make_registry, render
+from dispatcher.systemd import Notifier
 from dispatcher.web import ACCESS, Listener, make_app, make_metrics_app
 from dispatcher.wiring import open_engine, run_engine
 
@@ -48,6 +49,7 @@ async def serve(path: Path, *, on_ready: Callable[[tuple[str, ...]], None] | Non
     `ConfigError`, `JournalLocked`, `JournalDamaged`, `JournalError`, and `OSError` for an
     address that cannot be had.
     """
+    manager = Notifier()
     settings = await anyio.to_thread.run_sync(load, path)
     for problem in warnings(settings):
         logger.warning("config_warning: %s: %s", *problem)
@@ -68,8 +70,11 @@ async def serve(path: Path, *, on_ready: Callable[[tuple[str, ...]], None] | Non
         engine.listens_at = _url_of(addresses)
         logger.info("listening: %s", ", ".join(addresses))
         async with anyio.create_task_group() as tasks:
-            await tasks.start(_obey_signals, path, engine, apps, tasks)
+            await tasks.start(_obey_signals, path, engine, apps, tasks, manager)
+            # From here on: a journal of millions takes its time to be read.
+            tasks.start_soon(manager.watch, lambda: engine.journal.failed() is None)
             async with run_engine(engine):
+                manager.ready()
                 logger.info("ready: recovered %s", dict(engine.recovered))
                 if on_ready is not None:
                     on_ready(addresses)
@@ -88,6 +93,7 @@ async def _obey_signals(
     engine: Engine,
     apps: Sequence[web.Application],
     tasks: TaskGroup,
+    manager: Notifier,
     *,
     task_status: anyio.abc.TaskStatus[None] = anyio.TASK_STATUS_IGNORED,
 ) -> None:
@@ -96,12 +102,15 @@ async def _obey_signals(
         task_status.started()
         async for number in signals:
             if number is signal.SIGHUP:
+                manager.reloading()
                 await reload(path, engine, apps)
+                manager.ready()
             elif engine.draining:
                 logger.warning("stopping at once: a second %s", number.name)
                 _die_of(number)
             else:
                 logger.info("draining: %s", number.name)
+                manager.stopping()
                 engine.stop()
                 tasks.start_soon(_give_up_after, engine.settings.server.drain_max_s + LAST_WORD_S)
 

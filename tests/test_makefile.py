@@ -42,7 +42,7 @@ def test_an_old_python_is_named_and_nothing_is_made(tmp_path: Path):
     assert not (tmp_path / "venv").exists()
 
 
-@pytest.mark.parametrize("script", ["run", "environment"])
+@pytest.mark.parametrize("script", ["run", "environment", "image"])
 def test_scripts_can_be_run(script: str):
     path = ROOT / ".ci" / script
     assert os.access(path, os.X_OK)

@@ -16,7 +16,7 @@ def locked(name: str) -> list[tuple[str, str]]:
 
 
 def test_there_is_a_lock_for_each_environment():
-    assert LOCKS.keys() == {"dev", "ministack", "run"}
+    assert LOCKS.keys() == {"build", "dev", "ministack", "run"}
 
 
 @pytest.mark.parametrize("name", LOCKS)

@@ -11,6 +11,7 @@ import dispatcher.demo as demonstration
 from dispatcher import emulator
 from dispatcher.cli.asking import asking, dead
 from dispatcher.cli.codes import Code
+from dispatcher.cli.health import health
 from dispatcher.config import address, load, warnings
 from dispatcher.service import configure_logging, run_loop, serve
 from dispatcher.version import __version__
@@ -45,6 +46,7 @@ def everywhere(
 
 
 asking(app)
+app.command()(health)
 app.add_typer(dead, name="dead")
 
 Config = Annotated[

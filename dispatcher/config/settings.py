@@ -42,6 +42,11 @@ class ServerSettings(_Section, frozen=True, kw_only=True):
     Names, without a port, that the Host header may carry; others are answered 421. It keeps web
     pages from reaching the sidecar through a name of their own.
     """
+    unix_uids: tuple[Count, ...] = ()
+    """
+    Numbers of the users whose processes may use the Unix sockets of `listen`, as the kernel tells
+    them; the dispatcher's own user always may. Empty: whoever may open the socket file.
+    """
     drain_max_s: Seconds = 25.0
     """
     How long requests in flight may take after SIGTERM. Keep it below the grace period of
@@ -160,6 +165,11 @@ class ClientSettings(_Section, frozen=True, kw_only=True):
     """The tenant that they belong to."""
     sync_to_async: bool = False
     """Answer synchronous calls 202 and run them asynchronously."""
+    wait_max_s: PositiveSeconds = 20.0
+    """
+    How long a synchronous call waits for its turn before it gets the provider's own throttling
+    error. Keep it below the time-out of the client's SDK.
+    """
 
 
 class CallbackSettings(_Section, frozen=True, kw_only=True):

@@ -1,5 +1,5 @@
 """
-Who may ask: the names that are served, pages that may not call, and bearer tokens.
+Who may ask: users of this machine, names that are served, pages that may not call, and tokens.
 
 A browser on the same machine reaches loopback too. The Host allow-list keeps out pages whose
 name was made to point here (DNS rebinding); `Origin` and `Sec-Fetch-Site`, which no page can
@@ -10,6 +10,7 @@ import asyncio
 import hashlib
 import hmac
 import ipaddress
+import os
 from collections.abc import Iterable
 from typing import Final
 
@@ -50,10 +51,11 @@ class Access:
         self._open_paths = frozenset(open_paths)
         self._own_token_paths = frozenset(own_token_paths)
         self._digests: tuple[bytes, ...] = ()
+        self._uids = frozenset(server.unix_uids)
 
     async def reload(self, server: ServerSettings) -> None:
         """
-        Take the hosts of *server*, and read its tokens again.
+        Take the hosts and users of *server*, and read its tokens again.
 
         Raises `ConfigError` if there are none to be had; then all stays as it was.
         """
@@ -68,18 +70,25 @@ class Access:
         self._hosts = frozenset(_bare(host) for host in server.hosts)
         self._token_file = server.token_file
         self._digests = digests
+        self._uids = frozenset(server.unix_uids)
 
-    def check(self, request: web.Request, *, token_wanted: bool) -> bool:
+    def check(
+        self, request: web.Request, *, token_wanted: bool, peer_uid: int | None = None
+    ) -> bool:
         """
         Raise a `Refusal` unless the request may go on; return whether it showed a token of ours.
 
-        A token of an invocation is none of ours.
+        A token of an invocation is none of ours. *peer_uid*: the user at the other end of a Unix
+        socket; None: it came another way.
         """
+        if peer_uid is not None and self._uids and peer_uid not in (*self._uids, os.geteuid()):
+            raise problems.refusal(403, f"user {peer_uid} is not among the server.unix_uids")
         host = request.headers.get(hdrs.HOST)
         # An absolute target names a host of its own, which HTTP puts above the header.
-        if host is None or not self._serves(host) or not self._serves(request.host):
+        target = request.host
+        if host is None or not self._serves(host) or (target != host and not self._serves(target)):
             raise problems.refusal(
-                421, f"{request.host!r} is not among the server.hosts of the configuration"
+                421, f"{target!r} is not among the server.hosts of the configuration"
             )
         self._check_site(request, host)
         is_known = self._knows(request.headers.get(hdrs.AUTHORIZATION, ""))

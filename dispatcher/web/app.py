@@ -104,7 +104,9 @@ def _gate_keeper(access: Access) -> Middleware:
         connection = connection_of(request)
         connection.head_arrived()
         try:
-            request[IS_KNOWN] = access.check(request, token_wanted=connection.asks_token)
+            request[IS_KNOWN] = access.check(
+                request, token_wanted=connection.asks_token, peer_uid=connection.peer_uid
+            )
             response = await handler(request)
         except DispatcherError as error:
             return problems.refuse(error).reply()

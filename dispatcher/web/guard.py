@@ -8,6 +8,9 @@ class, and `Guard` is what the connections of one application share.
 
 import asyncio
 import logging
+import os
+import socket
+import struct
 from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any, Final, cast
@@ -39,6 +42,9 @@ class Limits(Struct, frozen=True, kw_only=True):
     bodies_max_bytes: int = 256 * 1024 * 1024
     """Bodies above 64 KiB held at the same time, all together."""
 
+
+_UCRED: Final = struct.Struct("iII")
+"""What SO_PEERCRED gives: the numbers of the process, its user and its group."""
 
 _SMALL_BODY_BYTES: Final = 65_536
 """Bodies up to this size are not counted: `connections_max` bounds them well enough."""
@@ -103,6 +109,7 @@ class GuardedHandler(web.RequestHandler):
         "_wire",
         "asks_token",
         "heard_at_s",
+        "peer_uid",
         "served",
     )
 
@@ -112,6 +119,8 @@ class GuardedHandler(web.RequestHandler):
         """*asks_token*: whoever comes this way must show a token, if there are any."""
         super().__init__(manager, keepalive_timeout=guard.limits.idle_max_s, **options)
         self.asks_token = asks_token
+        self.peer_uid: int | None = None
+        """The user of the process at the other end of a Unix socket, as the kernel says."""
         self.served = False
         self.heard_at_s = self._loop.time()
         self._guard = guard
@@ -183,6 +192,8 @@ class GuardedHandler(web.RequestHandler):
         if not self._guard.admit(self):
             wire.abort()
             return
+        # Only who comes by a Unix socket is asked for no token.
+        self.peer_uid = None if self.asks_token else _peer_uid(wire)
         self._start_head_timer()
         super().connection_made(transport)
 
@@ -274,6 +285,18 @@ class GuardedHandler(web.RequestHandler):
             args[0] if args else "",
             type(error).__name__,
         )
+
+
+def _peer_uid(wire: asyncio.Transport) -> int | None:
+    """Return whose process is at the other end of a Unix socket; None: it is none."""
+    # uvloop's own object for a socket knows its number, but not its options.
+    with socket.socket(fileno=os.dup(wire.get_extra_info("socket").fileno())) as peer:
+        if peer.family != socket.AF_UNIX:
+            return None
+        _, uid, _ = _UCRED.unpack(
+            peer.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, _UCRED.size)
+        )
+        return int(uid)
 
 
 def connection_of(request: web.Request) -> GuardedHandler:

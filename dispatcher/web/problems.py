@@ -89,7 +89,7 @@ _OF_ERRORS: Final[Mapping[type[DispatcherError], _Kind]] = {
 _OF_HTTP: Final = {
     400: _MALFORMED,
     401: _Kind("unauthorized", 401, "A bearer token is required"),
-    403: _Kind("forbidden", 403, "Pages of other sites may not call the dispatcher"),
+    403: _Kind("forbidden", 403, "This caller may not call the dispatcher"),
     404: _Kind("no_such_path", 404, "There is nothing at this path"),
     405: _Kind("method_not_allowed", 405, "The path does not know this method"),
     408: _Kind("too_slow", 408, "The request took too long to arrive"),

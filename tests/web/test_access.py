@@ -1,8 +1,12 @@
 """Hosts, pages of other sites, and tokens."""
 
+import os
+import sys
+import tempfile
 from pathlib import Path
 
 import aiohttp
+import anyio
 import pytest
 
 from dispatcher.config import ServerSettings
@@ -11,7 +15,7 @@ from dispatcher.web import ACCESS, Listener, make_app
 from dispatcher.web.access import Access
 from tests.web.fakes import FakeEngine
 from tests.web.test_api import JOB, refused
-from tests.web.wires import serving
+from tests.web.wires import GET, serving
 
 HOSTS = ("localhost", "127.0.0.1", "[::1]", "Sidecar.Example")
 
@@ -253,3 +257,64 @@ def test_the_metrics_listener_is_found_by_any_address_but_by_no_other_name():
     for host in ("evil.example", "10.1.2.3.evil.example", ""):
         assert not access._serves(host), host
     assert not Access(ServerSettings())._serves("10.1.2.3")
+
+
+# -- Users of this machine ------------------------------------------------------------------------
+
+
+async def test_only_users_that_are_named_come_by_the_unix_socket(socket_dir, monkeypatch):
+    us = os.geteuid()
+    get = request(b"/v1/accounts", "Host: localhost")
+    monkeypatch.setattr("dispatcher.web.access.os.geteuid", lambda: us + 1)
+    async with serving(listen=f"unix:{socket_dir}/s", unix_uids=(us + 2, us + 3)) as site:
+        wire = await site.wire()
+        wire.say(get)
+        status, _, body = await wire.answer()
+        assert (status, b"forbidden" in body) == (403, True)
+        assert await wire.status_of(request(b"/healthz", "Host: localhost")) == 403
+    async with serving(listen=f"unix:{socket_dir}/s", unix_uids=(us + 2, us)) as site:
+        assert await (await site.wire()).status_of(get) == 200
+
+
+async def test_our_own_user_needs_no_mention(socket_dir):
+    async with serving(listen=f"unix:{socket_dir}/s", unix_uids=(os.geteuid() + 1,)) as site:
+        assert await (await site.wire()).status_of(GET) == 200
+
+
+async def test_users_are_not_asked_for_on_tcp():
+    async with serving(unix_uids=(os.geteuid() + 1,)) as site:
+        assert await (await site.wire()).status_of(GET) == 200
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="only root can become another user")
+@pytest.mark.real_time
+async def test_the_kernel_tells_who_it_is(socket_dir):
+    """Another user's process, which the rights of the file would let in, is kept out."""
+    ask = (
+        "import http.client as h, os, socket, sys; c = h.HTTPConnection('localhost'); "
+        "os.setuid(12345); "
+        "c.sock = socket.socket(socket.AF_UNIX); c.sock.connect(sys.argv[1]); "
+        "c.request('GET', '/healthz'); print(c.getresponse().status)"
+    )
+    # Not in the checkout, whose folders other users may not enter.
+    with tempfile.TemporaryDirectory(dir="/tmp", prefix="") as folder:
+        path = Path(folder) / "s"
+        os.chmod(folder, 0o755)  # noqa: PTH101 -- a path object would be asked in a loop
+        for uids, status in (((12345,), b"200\n"), ((12346,), b"403\n"), ((), b"200\n")):
+            async with serving(listen=f"unix:{path}", unix_uids=uids):
+                os.chmod(path, 0o666)  # noqa: PTH101
+                done = await anyio.run_process([sys.executable, "-I", "-c", ask, str(path)])
+                assert done.stdout == status, uids
+
+
+async def test_users_change_with_a_reload(socket_dir, monkeypatch):
+    us = os.geteuid()
+    monkeypatch.setattr("dispatcher.web.access.os.geteuid", lambda: us + 1)
+    app = make_app(FakeEngine(), ServerSettings())
+    async with Listener(app, [f"unix:{socket_dir}/s"]) as listener:
+        connector = aiohttp.UnixConnector(listener.addresses[0].removeprefix("unix:"))
+        async with aiohttp.ClientSession("http://localhost", connector=connector) as session:
+            for uids, status in (((), 200), ((us + 2,), 403), ((us,), 200)):
+                await app[ACCESS].reload(ServerSettings(unix_uids=uids))
+                async with session.get("/healthz") as answer:
+                    assert answer.status == status
