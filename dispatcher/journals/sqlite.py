@@ -147,9 +147,9 @@ class SqliteJournal:
         return None
 
     def _committed(self, told: Told, took_s: float) -> None:
+        self._tell(told)
         if self._on_commit is not None:
             self._on_commit(took_s)
-        self._tell(told)
 
     def _buried(self, error: JournalError | None, works: Sequence[Work]) -> None:
         """Take the end of the writer, and tell all who still wait."""

@@ -240,12 +240,16 @@ class Writer:
         return self.room
 
     def _look_for_room(self, now: float) -> None:
-        room = self._reserve.room()
-        if room != self.room:
-            logger.warning("the journal's disk %s", "has room again" if room else "is full")
-        self.room = room
+        self._set_room(room=self._reserve.room())
         self._room_known_until = now + _ROOM_EVERY_S
         self._unseen_bytes = 0
+
+    def _set_room(self, *, room: bool) -> None:
+        if self.room and not room:
+            logger.error("the journal's disk is full: nothing new is accepted")
+        elif room and not self.room:
+            logger.warning("the journal's disk has room again")
+        self.room = room
 
     def _no_room(self, error: sqlite3.Error) -> None:
         """Undo what *error* interrupted, if it was for want of room; raises it if it was not."""
@@ -253,9 +257,7 @@ class Writer:
             raise error
         if self._connection.in_transaction:
             self._connection.execute("ROLLBACK")
-        if self.room:
-            logger.error("the journal's disk is full: nothing new is accepted")
-        self.room = False
+        self._set_room(room=False)
         self._room_known_until = time.monotonic() + _NO_ROOM_PAUSE_S
 
     def _wait_for_room(self, error: sqlite3.Error) -> None:

@@ -17,7 +17,7 @@ from dispatcher import failpoints
 from dispatcher.config import JournalSettings
 from dispatcher.core.model import Ended, Query, Returned, Running, Sending, State
 from dispatcher.errors import JournalDamaged, JournalError, JournalLocked, QueueFull
-from dispatcher.journals import disk, open_journal, sqlite
+from dispatcher.journals import disk, open_journal, opening, sqlite
 from dispatcher.journals.opening import Connection, Mode, connect
 from dispatcher.journals.sqlite import SqliteJournal
 from tests.journals.asking import NOW_MS, Once, accept, entry, ids, kept, record, recovered
@@ -147,6 +147,26 @@ async def test_a_process_that_was_forked_off_cannot_use_it(journal, path):
     assert await accept(journal, entry()) == [None]
     with pytest.raises(JournalLocked):
         await open_at(path)
+
+
+async def test_a_stranger_who_writes_is_waited_for_but_not_for_long(path, monkeypatch):
+    """Somebody opened the file with another program, in spite of the lock."""
+    monkeypatch.setattr(opening, "BUSY_MAX_S", 0.3)
+    journal = await open_at(path)
+    stranger = connect(path, "rw")
+    stranger.execute("BEGIN IMMEDIATE")
+    done = Once()
+    journal.accept([entry()], done)
+    await anyio.sleep(0.1)
+    assert not done.told
+    stranger.execute("ROLLBACK")
+    assert await done.verdict() == [None]
+    stranger.execute("BEGIN IMMEDIATE")
+    with pytest.raises(JournalError, match="SQLITE_BUSY"):
+        await accept(journal, entry())
+    stranger.execute("ROLLBACK")
+    stranger.close()
+    await journal.aclose()
 
 
 # -- Bounds ---------------------------------------------------------------------------------------
