@@ -98,9 +98,12 @@ def job_of(record: Record, payload: bytes | None, account: Account, seq: int, cl
     """Return what the machine keeps of an invocation, whether it is new or from the journal."""
     now, wall_ms, ahead_s = clock.now(), clock.wall_ms(), clock.ahead_s()
 
+    # The clock has been set back since: as if it were accepted now, or it would wait for hours.
+    early_ms = max(0, record.accepted_ms - wall_ms)
+
     def on_loop(ms: int) -> float:
-        at = ms / 1000 + ahead_s
-        return min(at, now) if ms <= wall_ms else at
+        at = (ms - early_ms) / 1000 + ahead_s
+        return min(at, now) if ms <= wall_ms + early_ms else at
 
     due_at = on_loop(record.due_ms)
     return Job(
