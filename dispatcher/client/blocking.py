@@ -3,6 +3,7 @@
 import concurrent.futures
 from collections.abc import Iterator, Sequence
 from contextlib import ExitStack
+from functools import partial
 from types import TracebackType
 from typing import Any, Self, TypeVar
 
@@ -117,9 +118,9 @@ class BlockingClient:
         """Cancel one: CANCELLED, or RUNNING while the cloud stops it. Raises `NotPossible`."""
         return self._loop.call(self._client.cancel, invocation_id)
 
-    def complete(self, completion: Completion) -> None:
-        """Tell that an invocation has ended. Raises `NotFound`."""
-        self._loop.call(self._client.complete, completion)
+    def complete(self, completion: Completion, *, token: str | None = None) -> None:
+        """Tell that an invocation has ended. Raises `NotFound`, and `NotAllowed` for the token."""
+        self._loop.call(partial(self._client.complete, completion, token=token))
 
     def redrive(self, invocation_id: str) -> None:
         """Let a dead or uncertain one run again. Raises `NotPossible`."""

@@ -292,11 +292,15 @@ class Client:
         """Cancel one: CANCELLED, or RUNNING while the cloud stops it. Raises `NotPossible`."""
         return await self._connection.ask("DELETE", _path(invocation_id), wire.read_state)
 
-    async def complete(self, completion: Completion) -> None:
-        """Tell that an invocation has ended. Raises `NotFound`."""
+    async def complete(self, completion: Completion, *, token: str | None = None) -> None:
+        """
+        Tell that an invocation has ended. Raises `NotFound`, and `NotAllowed` for the token.
+
+        *token* is the one that the function was offered, where the client has none of its own.
+        """
         body = wire.written_completion(completion)
         path = f"{_path(completion.id)}/completion"
-        await self._connection.ask("POST", path, nothing, body, repeatable=True)
+        await self._connection.ask("POST", path, nothing, body, token=token, repeatable=True)
 
     async def redrive(self, invocation_id: str) -> None:
         """Let a dead or uncertain one run again. Raises `NotPossible`."""

@@ -24,6 +24,7 @@ from dispatcher.errors import (
     Invalid,
     JournalError,
     KeyReused,
+    NotAllowed,
     NotFound,
     NotPossible,
     PayloadTooLarge,
@@ -54,6 +55,7 @@ _ERRORS: Final[Mapping[str, type[DispatcherError]]] = {
     "draining": Draining,
     "disk_full": DiskFull,
     "not_found": NotFound,
+    "not_allowed": NotAllowed,
     "not_possible": NotPossible,
     "journal_error": JournalError,
 }
@@ -158,27 +160,38 @@ class Connection:
         body: bytes | None = None,
         *,
         media: str = JSON,
+        token: str | None = None,
         repeatable: bool = False,
     ) -> T:
         """
         Return what *read* makes of the answer.
 
-        *path* is percent-encoded already. *repeatable*: a second request would be as good as
-        the first. Raises the error that the answer stands for, `Unreachable`, `Unwilling`.
+        *path* is percent-encoded already. *token*: instead of the client's own. *repeatable*:
+        a second request would be as good as the first. Raises the error that the answer stands
+        for, `Unreachable`, `Unwilling`.
         """
-        answer = await self._answer(method, path, body, media, repeatable=repeatable)
+        headers = {} if body is None else {"Content-Type": media}
+        if token is not None:
+            headers["Authorization"] = f"Bearer {token}"
+        answer = await self._answer(method, path, body, headers, repeatable=repeatable)
         try:
             return read(answer)
         except (msgspec.DecodeError, UnicodeDecodeError) as error:
             raise Unwilling(f"{self._name} answers like no dispatcher", status=200) from error
 
     async def _answer(
-        self, method: str, path: str, body: bytes | None, media: str, *, repeatable: bool
+        self,
+        method: str,
+        path: str,
+        body: bytes | None,
+        headers: dict[str, str],
+        *,
+        repeatable: bool,
     ) -> bytes:
         for tries in range(1, TRIES_MAX + 1):
             try:
                 async with self._turns:
-                    return await self._ask_once(method, path, body, media)
+                    return await self._ask_once(method, path, body, headers)
             except Unreachable as error:
                 if tries == TRIES_MAX or (error.maybe_done and not repeatable):
                     raise
@@ -186,10 +199,11 @@ class Connection:
             await anyio.sleep(delay_max_s * random.random())  # noqa: S311 -- jitter
         raise AssertionError("the last try returns or raises")
 
-    async def _ask_once(self, method: str, path: str, body: bytes | None, media: str) -> bytes:
+    async def _ask_once(
+        self, method: str, path: str, body: bytes | None, headers: dict[str, str]
+    ) -> bytes:
         if self._session is None:
             raise RuntimeError("use it as a context manager: async with Client(...) as client")
-        headers = None if body is None else {"Content-Type": media}
         try:
             async with self._session.request(
                 method,

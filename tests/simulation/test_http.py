@@ -10,6 +10,7 @@ import anyio
 import pytest
 
 from dispatcher.client import Client, RemoteTicket
+from dispatcher.core import callback
 from dispatcher.core.model import (
     Completion,
     Failure,
@@ -20,7 +21,15 @@ from dispatcher.core.model import (
     State,
     Verdict,
 )
-from dispatcher.errors import Draining, Invalid, KeyReused, NotPossible, PayloadTooLarge, QueueFull
+from dispatcher.errors import (
+    Draining,
+    Invalid,
+    KeyReused,
+    NotAllowed,
+    NotPossible,
+    PayloadTooLarge,
+    QueueFull,
+)
 from dispatcher.web import Listener, make_app
 from tests.engine.rig import Rig, hang, rig, settings
 
@@ -88,9 +97,12 @@ async def test_the_client_sees_what_code_in_process_sees():
         assert isinstance(ticket, RemoteTicket)
         await anyio.sleep(1)
         assert (await side.client.get(ticket.id)).record.state is State.RUNNING
-        await side.client.complete(
-            Completion(id=ticket.id, verdict=Verdict.SUCCEEDED, result=b'{"b":2}')
-        )
+        told = Completion(id=ticket.id, verdict=Verdict.SUCCEEDED, result=b'{"b":2}')
+        for wrong in (None, "c1.1.wrong"):
+            with pytest.raises(NotAllowed):
+                await side.client.complete(told, token=wrong)
+        token = callback.token(side.rig.engine.callback_key, ticket.id, 1)
+        await side.client.complete(told, token=token)
         end = await ticket.ended()
         assert end == await side.rig.engine._end_of(ticket.id)
         assert end.result == b'{"b":2}'
