@@ -124,8 +124,9 @@ def _wave_steps(changes: Sequence[Change]) -> Iterator[Step]:
     returned: list[Row] = []
     for change in changes:
         if isinstance(change, Ended):
-            if change.result is not None:
-                results.append((change.id, change.state.value, change.result))
+            # What nobody knows the end of has no result yet.
+            if change.result is not None and change.state is not State.UNCERTAIN:
+                results.append((change.id, change.result))
             if change.state not in _KEEPS_PAYLOAD:
                 finished.append((change.id,))
         elif isinstance(change, Returned):

@@ -167,7 +167,8 @@ class MemoryJournal:
         record.state = end.state
         record.ended_ms = end.at_ms
         record.request_id = record.request_id if end.request_id is None else end.request_id
-        record.result = end.result
+        # What nobody knows the end of has no result yet.
+        record.result = None if end.state is State.UNCERTAIN else end.result
         record.failure = end.failure
         record.estimated = end.estimated
         self._payload_bytes -= len(kept.payload or b"")

@@ -41,8 +41,8 @@ def invocation_row(record: Record, seq: int) -> Row:
         record.expires_ms,
         record.task_id,
         record.key,
-        record.callback_url,
-        msgspec.json.encode(record.options).decode() if record.options else None,
+        _storable(record.callback_url),
+        _json(record.options) if record.options else None,
     )
 
 
@@ -52,7 +52,7 @@ def change_row(change: Change) -> Row:
         case Sending(id=key, attempt=attempt, at_ms=at_ms):
             return (key, "sending", attempt, at_ms, None, None, None, None, 0)
         case Running(id=key, request_id=request_id, at_ms=at_ms):
-            return (key, "running", None, at_ms, None, None, request_id, None, 0)
+            return (key, "running", None, at_ms, None, None, _storable(request_id), None, 0)
         case Ended():
             return (
                 change.id,
@@ -61,8 +61,8 @@ def change_row(change: Change) -> Row:
                 None,
                 None,
                 change.at_ms,
-                change.request_id,
-                _json(change.failure),
+                _storable(change.request_id),
+                None if change.failure is None else _json(change.failure),
                 int(change.estimated),
             )
         case Returned():
@@ -75,15 +75,33 @@ def change_row(change: Change) -> Row:
                 change.due_ms,
                 None,
                 None,
-                _json(change.failure),
+                None if change.failure is None else _json(change.failure),
                 0,
             )
         case _:
             assert_never(change)
 
 
-def _json(failure: Failure | None) -> str | None:
-    return None if failure is None else msgspec.json.encode(failure).decode()
+def _storable(text: str | None) -> str | None:
+    """
+    Return *text* with what is no character written out.
+
+    Headers and bodies of odd peers decode to such strings (PEP 383), and one that cannot be
+    stored must not be the end of the journal.
+    """
+    if text is None or text.isascii():
+        return text
+    return text.encode(errors="backslashreplace").decode()
+
+
+def _json(content: Failure | dict[str, str]) -> str:
+    try:
+        return msgspec.json.encode(content).decode()
+    except UnicodeEncodeError:
+        plain = msgspec.to_builtins(content)
+        return msgspec.json.encode(
+            {key: _storable(one) if isinstance(one, str) else one for key, one in plain.items()}
+        ).decode()
 
 
 # -- Out ----------------------------------------------------------------------------------------

@@ -66,11 +66,10 @@ class Statement(StrEnum):
 
     # Before the change itself, and where that will be made.
     ADD_RESULTS = """
-        WITH ended (id, state, result) AS ({rows})
+        WITH ended (id, result) AS ({rows})
         INSERT OR REPLACE INTO results (seq, result)
         SELECT seq, ended.result FROM ended CROSS JOIN invocations USING (id)
-        WHERE invocations.ended_ms IS NULL
-            OR invocations.state = 'uncertain' AND ended.state <> 'uncertain'"""
+        WHERE invocations.ended_ms IS NULL OR invocations.state = 'uncertain'"""
 
     # After the change: whatever waits again has no result yet.
     DROP_RESULTS = """
@@ -95,7 +94,7 @@ _COLUMNS: Final = {
     Statement.ADD_PAYLOADS: 2,
     Statement.TAKE_KEYS: 5,
     Statement.CHANGE: 9,
-    Statement.ADD_RESULTS: 3,
+    Statement.ADD_RESULTS: 2,
     Statement.DROP_RESULTS: 1,
     Statement.DROP_PAYLOADS: 1,
     Statement.FIND_KEYS: 2,

@@ -223,6 +223,8 @@ async def test_what_has_ended_stays_as_it_is(journal, before, name):
     await accept(journal, new)
     await record(journal, Ended(id="x", state=before, at_ms=NOW_MS, result=b"first"))
     ended, payload = await kept(journal, "x"), await journal.payload("x")
+    # Nobody knows how it ended: then nobody knows the result either.
+    assert ended.result == (None if before is State.UNCERTAIN else b"first")
     await record(journal, CHANGES[name])
     if name in AFTER_THE_END[before]:
         state = State.WAITING if name == "returned" else State(name)
@@ -528,7 +530,7 @@ async def _history(journal: Journal, calls: list[Any]) -> list[Any]:
 
 
 @pytest.mark.real_time
-@settings(max_examples=25, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(max_examples=30, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(calls=_calls)
 async def test_all_journals_tell_the_same_story(tmp_path_factory, calls):
     folder = tmp_path_factory.mktemp("story")

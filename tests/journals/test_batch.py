@@ -110,6 +110,7 @@ def test_only_what_is_needed_is_done_besides():
         notes(
             Ended(id="a", state=State.SUCCEEDED, at_ms=1, result=b""),
             Ended(id="b", state=State.DEAD, at_ms=1),
+            Ended(id="e", state=State.UNCERTAIN, at_ms=1, result=b"maybe"),
             Ended(id="c", state=State.CANCELLED, at_ms=1),
             Returned("d", 1, 1),
         )
@@ -121,7 +122,7 @@ def test_only_what_is_needed_is_done_besides():
         Statement.DROP_PAYLOADS,
         Statement.DROP_RESULTS,
     ]
-    assert dict(steps)[Statement.ADD_RESULTS] == [("a", "succeeded", b"")]
+    assert dict(steps)[Statement.ADD_RESULTS] == [("a", b"")]
     assert dict(steps)[Statement.DROP_PAYLOADS] == [("a",), ("c",)]
     assert dict(steps)[Statement.DROP_RESULTS] == [("d",)]
 

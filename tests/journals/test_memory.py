@@ -65,8 +65,8 @@ async def test_the_bytes_are_counted_through_a_whole_life():
     journal = MemoryJournal(retention_s=60)
     await accept(journal, entry(b"x" * 400, id="a"), entry(b"x" * 50, id="b"))
     assert journal.size_bytes() == 450
-    end = Ended(id="a", state=State.UNCERTAIN, at_ms=NOW_MS, result=b"xyz")
-    await record(journal, end, dead("b"))
+    end = Ended(id="b", state=State.DEAD, at_ms=NOW_MS, result=b"xyz")
+    await record(journal, Ended(id="a", state=State.UNCERTAIN, at_ms=NOW_MS), end)
     assert journal.size_bytes() == 453
     await record(journal, Returned("a", 2, 1), Returned("b", 2, 1))
     assert journal.size_bytes() == 450

@@ -2,7 +2,17 @@ import sqlite3
 
 import pytest
 
-from dispatcher.core.model import CallType, Ended, Failure, Returned, Running, Sending, State
+from dispatcher.core.model import (
+    CallType,
+    Change,
+    Ended,
+    Failure,
+    Record,
+    Returned,
+    Running,
+    Sending,
+    State,
+)
 from dispatcher.journals import schema
 from dispatcher.journals.rows import RECORD_COLUMNS, change_row, invocation_row, record_of
 from dispatcher.journals.statements import Statement, run
@@ -42,16 +52,41 @@ def test_names_are_shared_among_records(connection):
     assert one.qualifier is other.qualifier
 
 
-def test_a_failure_survives_with_all_it_says(connection):
-    record = entry(id="x").record
-    failure = Failure(
-        "kind", "message \ud83d\ude00".encode("utf-16", "surrogatepass").decode("utf-16")
-    )
+ODD = "\udcff\ud800"
+"""As a byte that is no UTF-8, in a header, and half of a pair, in JSON, are decoded."""
+
+
+def stored(connection: sqlite3.Connection, record: Record, *changes: Change) -> Record:
     run(connection, Statement.ADD_INVOCATIONS, [invocation_row(record, 1)])
-    end = Ended(id="x", state=State.DEAD, at_ms=1, failure=failure)
-    run(connection, Statement.CHANGE, [change_row(end)])
-    row = connection.execute(f"SELECT {RECORD_COLUMNS} FROM invocations").fetchone()
-    assert record_of(row).failure == failure
+    for change in changes:
+        run(connection, Statement.CHANGE, [change_row(change)])
+    return record_of(connection.execute(f"SELECT {RECORD_COLUMNS} FROM invocations").fetchone())
+
+
+@pytest.mark.parametrize("text", ["", "ä\U0001f600", 'quotes " and \\ and \0'])
+def test_a_failure_survives_with_all_it_says(connection, text):
+    failure = Failure("kind", text, text, 429)
+    end = Ended(id="x", state=State.DEAD, at_ms=1, failure=failure, request_id=text)
+    found = stored(connection, entry(id="x").record, end)
+    assert (found.failure, found.request_id) == (failure, text)
+
+
+def test_what_odd_peers_say_can_be_stored(connection):
+    running = Running("x", ODD, 1)
+    found = stored(connection, entry(id="x").record, running)
+    assert found.request_id == "\\udcff\\ud800"
+    run(connection, Statement.CHANGE, [change_row(Returned("x", 1, 1, Failure(ODD, ODD, ODD)))])
+    end = Ended(id="x", state=State.DEAD, at_ms=1, failure=Failure("k", f"ä {ODD}", None, 500))
+    row = change_row(end)
+    run(connection, Statement.CHANGE, [row])
+    found = record_of(connection.execute(f"SELECT {RECORD_COLUMNS} FROM invocations").fetchone())
+    assert found.failure == Failure("k", "ä \\udcff\\ud800", None, 500)
+
+
+def test_what_odd_callers_say_can_be_stored(connection):
+    found = stored(connection, entry(callback_url=ODD, options={"a": ODD, "b": "ä"}).record)
+    assert found.callback_url == "\\udcff\\ud800"
+    assert found.options == {"a": "\\udcff\\ud800", "b": "ä"}
 
 
 @pytest.mark.parametrize(

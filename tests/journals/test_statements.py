@@ -65,7 +65,7 @@ def test_nothing_is_searched_through(connection, statement):
         Statement.ADD_PAYLOADS: (1, b""),
         Statement.TAKE_KEYS: ("a", "k", "i", b"", 1),
         Statement.CHANGE: ("i", *[None] * 8),
-        Statement.ADD_RESULTS: ("i", "dead", b""),
+        Statement.ADD_RESULTS: ("i", b""),
         Statement.DROP_RESULTS: ("i",),
         Statement.DROP_PAYLOADS: ("i",),
         Statement.FIND_KEYS: ("a", "k"),
