@@ -32,10 +32,20 @@ from dispatcher.engine import Engine
 from dispatcher.errors import ConfigError
 from dispatcher.metrics import make_registry, render
 from dispatcher.systemd import Notifier
-from dispatcher.web import ACCESS, Listener, make_app, make_metrics_app
+from dispatcher.web import (
+    ACCESS,
+    Clients,
+    IngressLambda,
+    Listener,
+    make_app,
+    make_metrics_app,
+)
 from dispatcher.wiring import open_engine, run_engine
 
 logger = logging.getLogger("dispatcher.service")
+
+#: Of the main application, to take other keys at a reload.
+CLIENTS: Final = web.AppKey("CLIENTS", Clients)
 
 #: After this long past the drain's own bound the process ends even if something hangs.
 LAST_WORD_S: Final = 10.0
@@ -60,11 +70,15 @@ async def serve(path: Path, *, on_ready: Callable[[tuple[str, ...]], None] | Non
         async def metrics(accept: str | None) -> tuple[bytes, str]:
             return await render(registry, accept)
 
-        apps = [make_app(engine, settings.server, metrics=metrics)]
+        clients = Clients()
+        clients.take(settings, await clients.read(settings))
+        drop_in = IngressLambda(engine, clients).routes()
+        apps = [make_app(engine, settings.server, metrics=metrics, more_routes=drop_in)]
+        apps[0][CLIENTS] = clients
         listener = await stack.enter_async_context(Listener(apps[0], settings.server.listen))
         addresses = listener.addresses
         if settings.metrics.listen is not None:
-            apps.append(make_metrics_app(settings.server, metrics))
+            apps.append(make_metrics_app(settings.server, metrics, engine))
             extra = Listener(apps[1], (settings.metrics.listen,))
             addresses += (await stack.enter_async_context(extra)).addresses
         engine.listens_at = _url_of(addresses)
@@ -122,9 +136,11 @@ async def reload(path: Path, engine: Engine, apps: Sequence[web.Application]) ->
         # All that can be refused comes first, so that nothing is half taken.
         if keys := needs_restart(engine.settings, settings):
             raise ConfigError([(key, "changes only with a restart") for key in keys])
+        keys_of_clients = await Clients.read(settings)
         for app in apps:
             await app[ACCESS].reload(settings.server)
         engine.reconfigure(settings)
+        apps[0][CLIENTS].take(settings, keys_of_clients)
     except ConfigError as error:
         logger.error("config_refused: %s", error)  # noqa: TRY400 -- the trace says nothing more
         engine.reloads["refused",] += 1

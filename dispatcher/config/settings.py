@@ -60,8 +60,8 @@ class MetricsSettings(_Section, frozen=True, kw_only=True):
 
     listen: str | None = "127.0.0.1:8701"
     """
-    `HOST:PORT` of `GET /metrics`, which asks for no token. The main listener serves it as well;
-    `""` leaves it at that.
+    `HOST:PORT` of `GET /metrics`, `/healthz` and `/readyz`, which ask for no token. The main
+    listener serves them as well; `""` leaves it at that.
     """
 
 

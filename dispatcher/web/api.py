@@ -313,6 +313,11 @@ class Api:
         )
 
 
+def health_routes(engine: Engine) -> tuple[Route, ...]:
+    """Return the requests by which a prober learns how the process is."""
+    return tuple(route for route in Api(engine).routes() if route.name in ("alive", "ready"))
+
+
 def metrics_route(metrics: Metrics) -> Route:
     """Return the request for the metrics, which a listener of its own may serve as well."""
 

@@ -14,7 +14,7 @@ from dispatcher.config import ServerSettings
 from dispatcher.errors import DispatcherError
 from dispatcher.web import bodies, openapi, problems
 from dispatcher.web.access import IS_KNOWN, Access
-from dispatcher.web.api import Api, Metrics, metrics_route
+from dispatcher.web.api import Api, Metrics, health_routes, metrics_route
 from dispatcher.web.guard import connection_of, plain
 from dispatcher.web.ports import Engine
 from dispatcher.web.routes import Handler, Reply, Route
@@ -45,15 +45,18 @@ def make_app(
     return _application((*routes, *more_routes), server)
 
 
-def make_metrics_app(server: ServerSettings, metrics: Metrics) -> web.Application:
+def make_metrics_app(
+    server: ServerSettings, metrics: Metrics, engine: Engine | None = None
+) -> web.Application:
     """
-    Make the application of the listener that serves the metrics and nothing else.
+    Make the application of the listener that serves the metrics and, of *engine*, its health.
 
     It asks for no token: what scrapes it is kept apart by the network, and finds it by its
     address rather than by a name that could be listed.
     """
     open_server = msgspec.structs.replace(server, token_file=None)
-    return _application((metrics_route(metrics),), open_server, any_address=True)
+    health = () if engine is None else health_routes(engine)
+    return _application((metrics_route(metrics), *health), open_server, any_address=True)
 
 
 def _document_route(routes: Sequence[Route], *, tokens: bool) -> Route:

@@ -10,6 +10,7 @@ from dispatcher.config import ServerSettings
 from dispatcher.web import Listener, make_metrics_app
 from dispatcher.web.problems import TYPE_PREFIX
 from tests.web.conftest import metrics
+from tests.web.fakes import FakeEngine
 from tests.web.test_api import JOB, refused
 from tests.web.wires import serving
 
@@ -106,3 +107,20 @@ async def test_the_metrics_listener_serves_nothing_else(tmp_path):
             await refused(response, 404)
         async with session.get("/metrics", headers={"Host": "evil.example"}) as response:
             await refused(response, 421)
+
+
+async def test_the_metrics_listener_tells_probes_how_it_is():
+    engine = FakeEngine()
+    app = make_metrics_app(ServerSettings(), metrics, engine)
+    async with (
+        Listener(app, ["127.0.0.1:0"]) as listener,
+        aiohttp.ClientSession(f"http://{listener.addresses[0]}") as session,
+    ):
+        # As a kubelet does, which knows a pod by its address.
+        pod = {"Host": "10.1.2.3:8701"}
+        for path, status in (("/healthz", 200), ("/readyz", 200), ("/v1/accounts", 404)):
+            async with session.get(path, headers=pod) as response:
+                assert response.status == status, path
+        engine.why_not_ready = "the disk is full"
+        async with session.get("/readyz", headers=pod) as response:
+            assert response.status == 503
