@@ -160,6 +160,8 @@ def _show_account(console: Console, account: AccountView) -> None:
 
 
 def _why(function: object, account: AccountView) -> str:
+    if untracked := getattr(function, "untracked", None):
+        return f"ends are estimated: {untracked}"
     limit = getattr(function, "limit", None)
     if not getattr(function, "queued", 0):
         return ""

@@ -5,6 +5,8 @@ from collections import defaultdict
 from collections.abc import Iterator
 from typing import Any, Final
 
+from msgspec import UNSET
+
 from dispatcher.core.backlog import Backlog
 from dispatcher.core.gates import (
     AccountGate,
@@ -278,6 +280,7 @@ class Account:
                 in_use=gate.in_use,
                 queued=gate.queued,
                 paused=gate.paused,
+                untracked=UNSET if gate.problem is None else gate.problem,
             )
             for name, gate in self.functions.items()
             if not gate.idle

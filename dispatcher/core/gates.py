@@ -7,11 +7,12 @@ from all of them together, and gives back when the slot ends.
 
 import math
 from collections.abc import Mapping
-from typing import Any, Final
+from typing import Any
 
 from msgspec import Struct
 
 from dispatcher.core.circuit import Circuit
+from dispatcher.core.durations import Durations
 from dispatcher.core.model import (
     AccountRules,
     Denied,
@@ -20,14 +21,12 @@ from dispatcher.core.model import (
     Lost,
     NotSent,
     Outcome,
+    Source,
     TenantRules,
     Throttled,
 )
 from dispatcher.core.rate import Rate
 from dispatcher.core.retry import Budget
-
-#: The weight of the latest run in what a function's runs are thought to take.
-LEARNING: Final = 0.1
 
 
 class Blocked(Struct, frozen=True):
@@ -71,7 +70,7 @@ class FunctionGate:
 
     __slots__ = (
         "closed_until",
-        "duration_s",
+        "durations",
         "in_flight",
         "in_use",
         "jobs",
@@ -80,6 +79,7 @@ class FunctionGate:
         "name",
         "paused",
         "rules",
+        "untracked",
     )
 
     def __init__(self, name: str, rules: FunctionRules, label: str, *, listed: bool) -> None:
@@ -93,7 +93,9 @@ class FunctionGate:
         # An instance serves one version only, so each qualifier fills its own.
         self.in_flight: dict[str | None, int] = {}
         self.in_use = 0
-        self.duration_s = rules.duration_s
+        self.durations = Durations()
+        #: By qualifier: why the ends of its runs cannot be learned as its rules say.
+        self.untracked: dict[str | None, str] = {}
 
     def __repr__(self) -> str:
         return f"<FunctionGate {self.name} {self.in_use}/{self.rules.instances_max}>"
@@ -145,13 +147,35 @@ class FunctionGate:
         self.rules = rules
         self.in_use = sum(-(-n // rules.instance_concurrency) for n in self.in_flight.values())
         if rules.duration_s not in (None, declared_s):
-            self.duration_s = rules.duration_s  # else what was learned since is worth more
+            self.durations = Durations()  # else what was learned since is worth more
         return self.in_use - before
 
     def learn(self, run_s: float) -> None:
         """Take note of how long a run took."""
-        old = self.duration_s
-        self.duration_s = run_s if old is None else old + LEARNING * (run_s - old)
+        self.durations.add(run_s)
+
+    @property
+    def duration_s(self) -> float | None:
+        """Return how long a run is thought to take; None: nobody knows."""
+        return self.durations.expected_s(self.rules.duration_s)
+
+    @property
+    def cautious_s(self) -> float | None:
+        """Return how long a run takes at most, as far as an estimate can say; None: no idea."""
+        return self.durations.cautious_s(self.rules.duration_s)
+
+    @property
+    def problem(self) -> str | None:
+        """Return why its ends cannot be learned as its rules say, of any qualifier."""
+        if self.rules.completion is not Source.TASK:
+            return None
+        return next(iter(self.untracked.values()), None)
+
+    def source(self, qualifier: str | None) -> Source:
+        """Return how the end of an asynchronous run becomes known, as things stand."""
+        if self.rules.completion is Source.TASK and qualifier in self.untracked:
+            return Source.DURATION
+        return self.rules.completion or Source.CALLBACK
 
     @property
     def queued(self) -> int:

@@ -6,16 +6,15 @@ backlog, the retry rules and the life-cycle table, and computes nothing itself. 
 taken here, at the decision; whoever carries the effects out must do so before he asks again.
 """
 
-import itertools
 import math
 from collections.abc import Callable, Iterator
 from typing import Final, Unpack, assert_never
 
 from dispatcher.core.account import Account
+from dispatcher.core.deadlines import Deadlines, source_of
 from dispatcher.core.effects import Effect, Finish, Known, Launch, Return, Stop, Warn, Watch
 from dispatcher.core.gates import Slot
 from dispatcher.core.job import Job
-from dispatcher.core.lazy_heap import LazyHeap
 from dispatcher.core.lifecycle import ENDED, Move, after
 from dispatcher.core.model import (
     Accepted,
@@ -53,8 +52,6 @@ _MOVE_AFTER: Final = {
     Verdict.EXPIRED: Move.EXPIRE,
 }
 
-_Deadline = tuple[float, int, Job, Slot]
-
 
 class Machine:
     """All accounts and every invocation that has not ended."""
@@ -66,8 +63,7 @@ class Machine:
         self.jobs: dict[str, Job] = {}
         self.accounts: dict[str, Account] = {}
         self._uniform = uniform
-        self._deadlines: LazyHeap[_Deadline] = LazyHeap(_still_held)
-        self._serials = itertools.count()
+        self._deadlines = Deadlines()
         for name in rules.accounts:
             self.accounts[name] = Account(name, rules.accounts[name])
             self.counters.add_account(name)
@@ -123,7 +119,7 @@ class Machine:
 
         *can_stop* tells whether its provider can stop asynchronous tasks.
         """
-        can_stop = can_stop and self._source(job) is Source.TASK
+        can_stop = can_stop and source_of(job) is Source.TASK
         if job.state is State.WAITING:
             self.account_of(job).backlog.drop(job)
             return self._cancelled(job, now, can_stop=can_stop)
@@ -192,16 +188,11 @@ class Machine:
 
     def _runs(self, job: Job, since: float, now: float) -> list[Effect]:
         """Begin to wait for the end of what the cloud took at *since*."""
-        slot, function = job.slot, job.lane.function
+        slot = job.slot
         assert slot is not None, job.id
-        source = self._source(job)
-        if source is Source.ACCEPTED:
+        if source_of(job) is Source.ACCEPTED:
             return [self._finish(job, Move.SUCCEED, now, estimated=True)]
-        hold_s = function.rules.hold_max_s
-        if source is Source.DURATION and function.duration_s is not None:
-            slot.exact = False
-            hold_s = min(hold_s, function.duration_s)
-        self._hold(job, slot, since + hold_s)
+        self._deadlines.hold_run(job, slot, since)
         return [Watch(job), Stop(job)] if job.stopping else [Watch(job)]
 
     def _lost(self, job: Job, slot: Slot, lost: Lost, now: float) -> list[Effect]:
@@ -270,6 +261,7 @@ class Machine:
             if run_s is None and job.sent_at is not None:
                 run_s = now - job.sent_at
             self._learn(job, run_s)
+        self._began(job, completion.start_delay_s)
         return [
             self._run_ended(job, completion.verdict, now, completion.result, completion.failure)
         ]
@@ -303,8 +295,34 @@ class Machine:
         if run_s is None or not 0.0 <= run_s < math.inf:
             return  # nobody measured it, or whoever did was wrong
         self.counters.run_s[job.lane.tenant.account,].observe(run_s)
-        if self._source(job) is not Source.DURATION:
-            job.lane.function.learn(run_s)
+        job.lane.function.learn(run_s)
+
+    def _began(self, job: Job, start_delay_s: float | None) -> None:
+        """Take note of how long the cloud had kept a run queued after it accepted it."""
+        if start_delay_s is None or not 0.0 <= start_delay_s < math.inf:
+            return  # nobody knows, or whoever says so is wrong
+        self.counters.start_delay_s[job.lane.tenant.account,].observe(start_delay_s)
+
+    def tracking_changed(
+        self, account: str, function: str, qualifier: str | None, why: str | None
+    ) -> bool:
+        """
+        Take note that ends of a function cannot be learned, and why, or (None) that they can.
+
+        Meanwhile the ends of its runs are estimated, also of those that run already. Returns
+        whether this is news.
+        """
+        gate = self.accounts[account].function(function)
+        if (gate.untracked.get(qualifier) is None) == (why is None):
+            return False
+        if why is None:
+            del gate.untracked[qualifier]
+        else:
+            gate.untracked[qualifier] = why
+        for job, slot in self._deadlines.of(gate, qualifier):
+            if job.state is State.RUNNING and job.sent_at is not None:
+                self._deadlines.hold_run(job, slot, job.sent_at)
+        return True
 
     def _give_up(self, job: Job, failure: Failure, now: float) -> Finish:
         """End what will not be sent again; an earlier send may still come to something."""
@@ -331,8 +349,8 @@ class Machine:
     def due(self, now: float) -> list[Effect]:
         """Return what is to be done now. Slots are taken here."""
         effects: list[Effect] = []
-        while (entry := self._deadlines.first()) is not None and entry[0] <= now:
-            effects += self._out_of_time(entry[2], entry[3], now)
+        while (held := self._deadlines.first(now)) is not None:
+            effects += self._out_of_time(*held, now)
         for account in self.accounts.values():
             backlog = account.backlog
             for job in backlog.expired(now):
@@ -349,7 +367,7 @@ class Machine:
         account, function = self.account_of(job), job.lane.function
         if job.state is State.RUNNING and not slot.exact:
             if job.sent_at is not None:
-                self._learn(job, now - job.sent_at)
+                self.counters.run_s[account.name,].observe(now - job.sent_at)
             return [self._finish(job, Move.SUCCEED, now, estimated=True)]
         self.counters.forced_releases[account.name, function.label] += 1
         if job.state is State.RUNNING:
@@ -378,35 +396,20 @@ class Machine:
 
     def next_deadline(self, now: float) -> float | None:
         """Return when to ask `due` again, later than *now*; None: no time alone changes anything."""
-        deadline = self._deadlines.first()
-        times = [] if deadline is None else [deadline[0]]
+        deadline = self._deadlines.next_time()
+        times = [] if deadline is None else [deadline]
         for account in self.accounts.values():
             times += account.times(now)
         return min(times, default=None)
 
     # -- Small steps
 
-    def _source(self, job: Job) -> Source:
-        if job.type is CallType.SYNC:
-            return Source.RESPONSE
-        return job.lane.function.rules.completion or Source.CALLBACK
-
     def _hold(self, job: Job, slot: Slot, until: float) -> None:
         """Give the slot up at *until*; at infinity, never."""
-        listed = slot.hold is not None
-        slot.deadline, slot.hold = until, None
-        if until < math.inf:
-            slot.hold = hold = (until, next(self._serials), job, slot)
-            self._deadlines.push(hold)
-        if listed:
-            self._deadlines.lapse()
+        self._deadlines.hold(job, slot, until)
 
     def _release(self, job: Job, now: float) -> None:
         slot = job.slot
         assert slot is not None, job.id
         self._hold(job, slot, math.inf)
         self.account_of(job).give_back(job, now)
-
-
-def _still_held(entry: _Deadline) -> bool:
-    return entry[3].hold is entry

@@ -75,6 +75,7 @@ class Counters:
         self.queue_wait_s: dict[Labels, Histogram] = {}
         self.send_s: dict[Labels, Histogram] = {}
         self.run_s: dict[Labels, Histogram] = {}
+        self.start_delay_s: dict[Labels, Histogram] = {}
         self._reasons: set[str] = set()
 
     def add_account(self, name: str) -> None:
@@ -83,6 +84,7 @@ class Counters:
         self.queue_wait_s.setdefault(key, Histogram(WAIT_BOUNDS_S))
         self.send_s.setdefault(key, Histogram(SEND_BOUNDS_S))
         self.run_s.setdefault(key, Histogram(RUN_BOUNDS_S))
+        self.start_delay_s.setdefault(key, Histogram(WAIT_BOUNDS_S))
         self.late_completions.setdefault(key, 0)
 
     def sent(self, account: str, function: str, outcome: Outcome, took_s: float) -> None:

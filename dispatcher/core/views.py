@@ -62,6 +62,8 @@ class FunctionView(Struct, frozen=True, kw_only=True):
     in_use: int
     queued: int
     paused: bool
+    untracked: str | UnsetType = UNSET
+    """Why its ends are estimated although they should be learned."""
 
 
 class TenantView(Struct, frozen=True, kw_only=True):
@@ -132,6 +134,10 @@ class Statistics(Struct, frozen=True, kw_only=True):
     queue_wait_s: dict[Labels, HistogramView]  #: account
     send_s: dict[Labels, HistogramView]  #: account
     run_s: dict[Labels, HistogramView]  #: account
+    start_delay_s: dict[Labels, HistogramView]  #: account
+    untracked: dict[
+        Labels, int
+    ]  #: account, function; 1 while its ends are estimated for want of news
     accept_s: dict[Labels, HistogramView]  #: account
     journal_commit_s: HistogramView
     loop_lag_s: HistogramView

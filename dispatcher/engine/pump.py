@@ -519,17 +519,22 @@ class Pump:
                 if not waiters:
                     del self._enders[invocation_id]
 
-    def tracking_changed(self, account: str, function: str, why: str | None) -> None:
-        """Note that the ends of a function cannot be learned, or (None) can be again."""
+    def tracking_changed(
+        self, account: str, function: str, qualifier: str | None, why: str | None
+    ) -> None:
+        """Note that the ends of a function cannot be learned, or (None) that they can be."""
+        if not self.machine.tracking_changed(account, function, qualifier, why):
+            return
+        name = f"{account}/{function}" + ("" if qualifier is None else f":{qualifier}")
         if why is None:
-            logger.warning("tracking_back: %s/%s: its ends are known again", account, function)
+            logger.warning("tracking_back: %s: its ends are known again", name)
         else:
             logger.error(
-                "tracking_lost: %s/%s: %s; its slots are held for hold_max_s",
-                account,
-                function,
+                "tracking_lost: %s: its ends are estimated, so the quota may be exceeded: %s",
+                name,
                 why,
             )
+        self.wake()
 
     # -- Settings
 

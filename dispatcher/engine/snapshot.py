@@ -6,7 +6,7 @@ from collections.abc import Mapping
 import anyio
 
 from dispatcher.core.account import Account
-from dispatcher.core.model import State
+from dispatcher.core.model import Source, State
 from dispatcher.core.statistics import COMMIT_BOUNDS_S, Histogram
 from dispatcher.core.views import AccountView, HistogramView, Labels, Statistics
 from dispatcher.engine.direct import Direct
@@ -105,6 +105,8 @@ class Engine(Direct):
             queue_wait_s=_views(counters.queue_wait_s),
             send_s=_views(counters.send_s),
             run_s=_views(counters.run_s),
+            start_delay_s=_views(counters.start_delay_s),
+            untracked=_untracked(accounts),
             accept_s=_views(self.accept_s),
             journal_commit_s=self._commit_s.view(),
             loop_lag_s=self._lag_s.view(),
@@ -116,6 +118,19 @@ class Engine(Direct):
 
 def _views(histograms: Mapping[Labels, Histogram]) -> dict[Labels, HistogramView]:
     return {key: histogram.view() for key, histogram in histograms.items()}
+
+
+def _untracked(accounts: Accounts) -> dict[Labels, int]:
+    """Tell of each function that was ever untracked whether it is, by its label."""
+    told: dict[Labels, int] = {}
+    for account in accounts.values():
+        for function in account.functions.values():
+            key = (account.name, function.label)
+            if function.problem is not None:
+                told[key] = 1
+            elif function.rules.completion is Source.TASK:
+                told.setdefault(key, 0)
+    return told
 
 
 def _queue_jobs(accounts: Accounts) -> dict[Labels, int]:

@@ -213,6 +213,20 @@ FAMILIES: tuple[Family, ...] = (
         lambda statistics: statistics.run_s,
     ),
     Family(
+        "dispatcher_start_delay_seconds",
+        Kind.HISTOGRAM,
+        _ACCOUNT,
+        "How long the cloud kept invocations queued after it had accepted them, where that is known.",
+        lambda statistics: statistics.start_delay_s,
+    ),
+    Family(
+        "dispatcher_untracked",
+        Kind.GAUGE,
+        _FUNCTION,
+        "1 while the ends of a function are estimated because the cloud does not tell them.",
+        lambda statistics: statistics.untracked,
+    ),
+    Family(
         "dispatcher_accept_seconds",
         Kind.HISTOGRAM,
         _ACCOUNT,

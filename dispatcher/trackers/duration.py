@@ -1,110 +1,15 @@
 """
-How long functions take: learned from the runs that ended, estimated where nobody says.
+What the runs of a function tell a tracker: when to look for ends, and what came late.
 
-Free of I/O. Quantiles are exact over the last runs of each function; older runs are forgotten,
-so that a deployment that changes a function's speed is believed after a few dozen runs.
+Free of I/O.
 """
 
-import math
-from bisect import bisect_left, insort
-from collections import OrderedDict, deque
+from collections import deque
 
-RUNS_MAX = 128
-"""Runs of one function that are remembered."""
-
-RUNS_MIN = 5
-"""Runs before a function's own past is worth more than what was declared."""
+from dispatcher.core.durations import CAUTIOUS, RUNS_MIN, Durations
 
 FUNCTIONS_MAX = 1000
 """Functions that are remembered; the one that was quiet for longest is forgotten first."""
-
-TYPICAL = 0.5
-CAUTIOUS = 0.95
-
-
-class Durations:
-    """The last runs of one function, in order of their length."""
-
-    __slots__ = ("_latest", "_sorted")
-
-    def __init__(self, runs_max: int = RUNS_MAX) -> None:
-        assert runs_max >= 1, runs_max
-        self._latest: deque[float] = deque(maxlen=runs_max)
-        self._sorted: list[float] = []
-
-    def __len__(self) -> int:
-        return len(self._sorted)
-
-    def __repr__(self) -> str:
-        return f"<Durations of {len(self)} runs, typically {self.quantile(TYPICAL)} s>"
-
-    def add(self, run_s: float) -> None:
-        """Learn of a run that took *run_s* seconds."""
-        assert run_s >= 0.0, run_s
-        if len(self._latest) == self._latest.maxlen:
-            del self._sorted[bisect_left(self._sorted, self._latest[0])]
-        self._latest.append(run_s)
-        insort(self._sorted, run_s)
-
-    def quantile(self, share: float) -> float | None:
-        """
-        Return the shortest time within which *share* of the remembered runs ended.
-
-        None before the first run. It is always one of the runs, never a mean of two.
-        """
-        assert 0.0 <= share <= 1.0, share
-        count = len(self._sorted)
-        if count == 0:
-            return None
-        return self._sorted[max(1, math.ceil(share * count)) - 1]
-
-
-class LearnedDurations:
-    """What is known of the functions of one account. Bounded."""
-
-    __slots__ = ("_by_function", "_functions_max")
-
-    def __init__(self, functions_max: int = FUNCTIONS_MAX) -> None:
-        self._functions_max = functions_max
-        self._by_function: OrderedDict[str, Durations] = OrderedDict()
-
-    def learn(self, function: str, run_s: float) -> None:
-        """Take note that a run of *function* took *run_s* seconds."""
-        known = self._by_function.get(function)
-        if known is None:
-            known = self._by_function[function] = Durations()
-            if len(self._by_function) > self._functions_max:
-                self._by_function.popitem(last=False)
-        else:
-            self._by_function.move_to_end(function)
-        known.add(run_s)
-
-    def expected_s(self, function: str, declared_s: float | None) -> float | None:
-        """
-        Return how long a run typically takes: the median of the past, or what was declared.
-
-        None where nothing is known. This is for deciding when to look.
-        """
-        return self._estimate(function, declared_s, TYPICAL)
-
-    def cautious_s(self, function: str, declared_s: float | None) -> float | None:
-        """
-        Return within which time 19 of 20 runs end, or what was declared if that is longer.
-
-        None where nothing is known. This is for giving a slot back unasked: an estimate that
-        is too short breaks the quota, one that is too long only wastes some of it.
-        """
-        learned = self._estimate(function, None, CAUTIOUS)
-        if learned is None or declared_s is None:
-            return learned if declared_s is None else declared_s
-        return max(learned, declared_s)
-
-    def _estimate(self, function: str, declared_s: float | None, share: float) -> float | None:
-        known = self._by_function.get(function)
-        if known is None or len(known) < RUNS_MIN:
-            return declared_s
-        return known.quantile(share)
-
 
 EARLY = 0.1
 """The share of runs that has ended when it is time to look for the first end."""

@@ -11,9 +11,10 @@ from typing import Final
 
 import msgspec
 
+from dispatcher.core.durations import RUNS_MIN, Durations
 from dispatcher.core.model import Verdict, Watched
 from dispatcher.trackers.cloud_clock import CloudClock
-from dispatcher.trackers.duration import RUNS_MIN, Durations, EarlyEnds
+from dispatcher.trackers.duration import EarlyEnds
 from dispatcher.trackers.fc_replies import Task
 
 PAGE: Final = 100

@@ -46,10 +46,10 @@ class Manage(Protocol):
         ...
 
 
-OnTracking = Callable[[str, str | None], None]
+OnTracking = Callable[[str, str | None, str | None], None]
 """
-Called with a function's name and why the ends of its runs cannot be learned (task mode is off,
-rights are missing, ...), and again with None once they can. In between nothing is reported for
+Called with a function's name and qualifier and why the ends of its runs cannot be learned (task mode is off,
+rights are missing, ...), or None once they can; a problem may be told again. While there is one nothing is reported for
 the function, and whoever holds its slots must do with estimates.
 """
 
@@ -235,8 +235,8 @@ class FcTasks:
                     self._counts["ends"] += 1
                     # Nothing to wait for: after a crash the task is found again.
                     report(item, None)
-                case Tracking(function=function, problem=problem):
-                    self._on_tracking(function, problem)
+                case Tracking(function=function, qualifier=qualifier, problem=problem):
+                    self._on_tracking(function, qualifier, problem)
 
 
 class _Refusal(msgspec.Struct, frozen=True):

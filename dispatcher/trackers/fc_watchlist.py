@@ -61,9 +61,14 @@ Look = GetTask | ListTasks | GetConfig
 
 
 class Tracking(msgspec.Struct, frozen=True):
-    """Whether the ends of a function's runs can be learned; *problem* says why not."""
+    """
+    Whether the ends of a function's runs can be learned; *problem* says why not.
+
+    A problem is told again at each probe, its end once.
+    """
 
     function: str
+    qualifier: str | None
     problem: str | None
 
 
@@ -136,7 +141,9 @@ class Watchlist:
 
     def _drop_groups(self) -> None:
         """Forget what was learned about functions of which nothing runs, the quietest first."""
-        idle = [key for key, group in self._groups.items() if not group.alive]
+        # What others were told of problems must not outlive them: such groups go last.
+        quiet = [(key, group) for key, group in self._groups.items() if not group.alive]
+        idle = [key for key, group in sorted(quiet, key=lambda each: each[1].problem is not None)]
         for key in idle[: len(self._groups) - GROUPS_MAX]:
             del self._groups[key]
 
@@ -398,18 +405,17 @@ class Watchlist:
         group.problem = None
         for _, _, run in group.alive:
             self._schedule(run, now, now)
-        return [Tracking(group.function, None)]
+        return [Tracking(group.function, group.qualifier, None)]
 
     def _fails(self, group: Group, why: str, now: float) -> list[News]:
         """Look no more at the tasks of the function, but from time to time whether that helps."""
-        first = group.problem is None
         group.problem = why
         group.seen = False
         group.denials = 0
         for _, _, run in group.alive:
             self._strike(run)
         self._probe(group, now)
-        return [Tracking(group.function, why)] if first else []
+        return [Tracking(group.function, group.qualifier, why)]
 
     def _try(self, group: Group, now: float) -> None:
         """

@@ -131,8 +131,8 @@ ACCOUNT = AccountSettings(
 )
 
 
-def unexpected(function: str, problem: str | None) -> None:
-    raise AssertionError((function, problem))
+def unexpected(function: str, qualifier: str | None, problem: str | None) -> None:
+    raise AssertionError((function, qualifier, problem))
 
 
 def emulator_settings() -> Settings:

@@ -21,6 +21,7 @@ from dispatcher.core.model import (
     Lost,
     NotSent,
     Refused,
+    Source,
     TenantRules,
     Throttled,
 )
@@ -141,13 +142,23 @@ def test_nothing_is_given_back_that_was_not_taken():
         account().give_back(1)
 
 
-def test_a_duration_is_a_moving_mean():
+def test_a_duration_is_what_was_learned_of_the_runs():
     gate = function()
-    known = [gate.duration_s]
-    for run_s in (10.0, 20.0):
+    known = [(gate.duration_s, gate.cautious_s)]
+    for run_s in (10.0, 20.0, 30.0, 40.0, 50.0):
         gate.learn(run_s)
-        known.append(gate.duration_s)
-    assert known == [None, 10.0, 11.0]
+        known.append((gate.duration_s, gate.cautious_s))
+    assert known[:3] == [(None, None), (10.0, None), (10.0, None)]
+    assert known[-1] == (30.0, 50.0)
+
+
+def test_only_task_mode_can_be_missing():
+    for completion, source in [(Source.TASK, Source.DURATION), (Source.CALLBACK, Source.CALLBACK)]:
+        gate = function(completion=completion)
+        gate.untracked["v1"] = "off"
+        assert gate.source("v1") is source
+        assert gate.source(None) is completion
+        assert gate.problem == ("off" if completion is Source.TASK else None)
 
 
 def test_what_must_be_remembered_of_an_idle_function():

@@ -6,8 +6,10 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from msgspec import UNSET
 
 import dispatcher.core
+from dispatcher.core.durations import RUNS_MIN
 from dispatcher.core.effects import Effect, Finish, Launch, Return, Watch
 from dispatcher.core.job import Job
 from dispatcher.core.model import (
@@ -169,12 +171,99 @@ def test_durations_are_learned_from_true_ends_only():
         w.end(w.run())
         w.admit()
         w.complete(w.run()[0], run_s=run_s)
-    assert w.main.function("f").duration_s == pytest.approx(10 * 0.9**3)  # three ends at once
+    durations = w.main.function("f").durations
+    assert (len(durations), durations.quantile(1.0)) == (3, 0.0)  # three ends at once
     w.admit("g")
     w.run()
     w.advance(4)
     assert w.main.function("g").duration_s == 4
     assert w.machine.counters.run_s["main",].view().counts[4:8] == (0, 0, 1, 0)
+
+
+def test_what_is_posted_about_an_estimated_run_is_learned():
+    w = world_of({"f": function_of(Source.DURATION, duration_s=10)})
+    for _ in range(RUNS_MIN):
+        job = w.admit()
+        w.run()
+        w.advance(4)
+        w.complete(job)
+    assert w.main.function("f").duration_s == 4
+
+
+def test_how_long_the_cloud_kept_runs_queued_is_counted():
+    w = world_of()
+    for delay_s in (None, math.nan, -1.0, 0.25, 7.0):
+        w.admit()
+        w.complete(w.run()[0], start_delay_s=delay_s)
+    view = w.machine.counters.start_delay_s["main",].view()
+    assert (sum(view.counts), view.total) == (2, 7.25)
+
+
+# -- Task mode that is off
+
+
+def tracking(w: World, why: str | None, qualifier: str | None = None) -> bool:
+    return w.machine.tracking_changed("main", "f", qualifier, why)
+
+
+def test_without_task_mode_ends_are_estimated_those_of_running_ones_too():
+    w = world_of({"f": function_of(Source.TASK, duration_s=10, hold_max_s=100)}, quota=9)
+    early, late = w.admit(), w.admit(qualifier="v1")
+    w.run()
+    w.advance(4)
+    assert tracking(w, "task mode is off")
+    assert not tracking(w, "task mode is off, still")
+    assert not w.cancel(early), "no task, nothing to stop"
+    later = w.admit()
+    w.run()
+    finish = only(w.advance(6), Finish)
+    assert (finish.job, finish.estimated, finish.forced) == (early, True, False)
+    assert only(w.advance(4), Finish).job is later
+    assert late.state is State.RUNNING
+    assert w.machine.next_deadline(w.now) == 100
+    assert w.main.function_views()["f"].untracked == "task mode is off"
+
+
+def test_once_tasks_are_found_again_their_ends_are_waited_for():
+    w = world_of({"f": function_of(Source.TASK, duration_s=10, hold_max_s=100)})
+    job = w.admit()
+    w.run()
+    tracking(w, "off")
+    w.advance(5)
+    assert tracking(w, None)
+    assert not tracking(w, None)
+    assert w.machine.next_deadline(w.now) == 100
+    w.advance(20)
+    assert job.state is State.RUNNING
+    assert w.cancel(job)
+    assert w.main.function_views()["f"].untracked is UNSET
+
+
+def test_an_estimate_that_has_passed_already_ends_at_once():
+    w = world_of({"f": function_of(Source.TASK, duration_s=3)})
+    w.admit()
+    w.run()
+    w.advance(30)
+    tracking(w, "off")
+    assert only(w.due(), Finish).estimated
+
+
+def test_where_nothing_is_known_of_the_duration_slots_are_held_as_long_as_they_may_be():
+    w = world_of({"f": function_of(Source.TASK, hold_max_s=50)})
+    w.admit()
+    w.run()
+    tracking(w, "off")
+    finish = only(w.advance(50), Finish)
+    assert (finish.state, finish.forced) == (State.UNCERTAIN, True)
+
+
+def test_a_synchronous_call_has_no_task():
+    w = world_of({"f": function_of(Source.TASK, duration_s=3)})
+    job = w.admit(type=CallType.SYNC)
+    w.due()
+    tracking(w, "off")
+    w.advance(30)
+    assert job.state is State.SENDING
 
 
 # -- Failures of the function
@@ -657,11 +746,12 @@ def test_instances_are_counted_anew_when_a_function_runs_more_or_fewer_on_each()
 def test_what_was_learned_survives_a_reload_that_declares_nothing_new():
     rules = rules_of({"f": function_of(duration_s=10)})
     w = World(rules)
-    w.admit()
-    w.complete(w.run()[0], run_s=20.0)
-    assert w.main.function("f").duration_s == 11
+    for _ in range(RUNS_MIN):
+        w.admit()
+        w.complete(w.run()[0], run_s=20.0)
+    assert w.main.function("f").duration_s == 20
     w.machine.set_rules(rules)
-    assert w.main.function("f").duration_s == 11
+    assert w.main.function("f").duration_s == 20
     w.machine.set_rules(rules_of({"f": function_of(duration_s=3)}))
     assert w.main.function("f").duration_s == 3
 

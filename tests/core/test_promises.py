@@ -232,6 +232,15 @@ class Promises(RuleBasedStateMachine):
     def pause(self, account: str, function: str | None, paused: bool) -> None:
         self.both(lambda world: world.machine.pause(account, function, paused=paused))
 
+    @rule(
+        account=st.sampled_from(["main", "main", "other"]),
+        function=st.sampled_from(FUNCTIONS),
+        qualifier=st.sampled_from(QUALIFIERS),
+        why=st.sampled_from([None, "task mode is off"]),
+    )
+    def change_the_tracking(self, **news: Any) -> None:
+        self.both(lambda world: world.machine.tracking_changed(**news))
+
     @rule(rules=all_rules())
     def change_the_rules(self, rules: Rules) -> None:
         self.both(lambda world: world.machine.set_rules(rules))

@@ -357,7 +357,7 @@ def check_heaps(machine: Machine) -> None:
     """Check that no heap keeps more stale entries than good ones, and that it can count."""
     held = [job.slot for job in machine.jobs.values() if job.slot is not None]
     assert len(machine._deadlines) == sum(slot.deadline < math.inf for slot in held)
-    heaps: list[LazyHeap[Any] | Ranking[Any]] = [machine._deadlines]
+    heaps: list[LazyHeap[Any] | Ranking[Any]] = [machine._deadlines._heap]
     for account in machine.accounts.values():
         backlog = account.backlog
         heaps += [

@@ -100,7 +100,9 @@ def test_a_full_disk_refuses_the_new_and_finishes_the_old(
         assert victim.alive
     with Victim(launcher, config) as victim:
         assert victim.wait_until_ready()
-        assert Counter(view["state"] for view in all_views(victim.url())) == {"succeeded": len(accepted) + 1}
+        assert Counter(view["state"] for view in all_views(victim.url())) == {
+            "succeeded": len(accepted) + 1
+        }
     print(
         f"\ndisk full: {len(accepted)} of {len(accepted)} accepted before finished with 0 bytes free, new ones got 507, "
         f"accepted again {recovered_s:.2f} s after there was room, same process"

@@ -334,3 +334,23 @@ async def test_new_settings_take_hold_at_once_and_a_lower_limit_drains():
         r.engine.reconfigure(settings())
         await anyio.sleep(0.001)
         assert r.engine.account("main").in_use == 4
+
+
+async def test_without_task_mode_the_engine_goes_by_estimates_and_says_so(caplog):
+    async with rig(settings(more='[accounts.main.functions.task]\ncompletion = "task"')) as r:
+        ticket = r.enqueue("task")
+        await anyio.sleep(1)
+        for _ in range(2):
+            r.engine.tracking_changed("main", "task", None, "task mode is off")
+        lost = [one.message for one in caplog.records if "tracking_lost" in one.message]
+        assert len(lost) == 1
+        assert "main/task" in lost[0]
+        assert "task mode is off" in lost[0]
+        assert r.engine.account("main").functions["task"].untracked == "task mode is off"
+        assert r.engine.statistics().untracked["main", "task"] == 1
+        end = await ticket.ended()
+        assert (end.state, end.estimated) == (State.SUCCEEDED, True)
+        assert anyio.current_time() == 10
+        r.engine.tracking_changed("main", "task", None, None)
+        assert "tracking_back" in caplog.text
+        assert r.engine.statistics().untracked["main", "task"] == 0

@@ -58,6 +58,8 @@ def statistics(functions: tuple[str, ...] = FUNCTIONS, **changes: Any) -> Statis
         queue_wait_s=histograms(WAIT_BOUNDS_S),
         send_s=histograms(SEND_BOUNDS_S),
         run_s=histograms(RUN_BOUNDS_S),
+        start_delay_s=histograms(WAIT_BOUNDS_S),
+        untracked=numbers(ACCOUNTS, functions),
         accept_s=histograms(SEND_BOUNDS_S),
         journal_commit_s=histogram(COMMIT_BOUNDS_S),
         loop_lag_s=histogram(COMMIT_BOUNDS_S),
@@ -92,7 +94,7 @@ def nothing_yet() -> Statistics:
 
 def many_series(at_least: int) -> Statistics:
     """Return statistics that make at least so many series, as many functions would."""
-    per_function = 2 * (5 * 3 + 5 + 2 + 1 + 3)
+    per_function = 2 * (5 * 3 + 5 + 2 + 1 + 3 + 1)
     functions = tuple(f"function-{n}" for n in range(math.ceil(at_least / per_function)))
     return statistics(functions)
 

@@ -44,6 +44,8 @@ ADDED = """
 dispatcher_circuit_open gauge account
 dispatcher_paused gauge account
 dispatcher_queue_jobs_max gauge
+dispatcher_start_delay_seconds histogram account
+dispatcher_untracked gauge account function
 """
 
 

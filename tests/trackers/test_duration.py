@@ -1,77 +1,8 @@
 import math
 import random
 
-from hypothesis import given
-from hypothesis import strategies as st
-
-from dispatcher.trackers.duration import (
-    FUNCTIONS_MAX,
-    RUNS_MIN,
-    Durations,
-    EarlyEnds,
-    Excess,
-    LearnedDurations,
-)
-
-seconds = st.floats(0.0, 1e6)
-
-
-@given(st.lists(seconds, min_size=1, max_size=60), st.floats(0.0, 1.0), st.integers(1, 20))
-def test_quantiles_are_exact_over_the_last_runs(runs, share, runs_max):
-    durations = Durations(runs_max)
-    for run_s in runs:
-        durations.add(run_s)
-    last = sorted(runs[-runs_max:])
-    value = durations.quantile(share)
-    assert len(durations) == len(last)
-    # The definition: so many runs ended within it, and it is the shortest such run.
-    assert sum(run_s <= value for run_s in last) >= share * len(last)
-    assert value == last[0] or sum(run_s < value for run_s in last) < share * len(last)
-
-
-def test_nothing_is_known_before_the_first_run():
-    assert Durations().quantile(0.5) is None
-
-
-def test_a_function_that_changes_is_believed_after_as_many_runs_as_are_remembered():
-    durations = Durations(100)
-    for run_s in [60.0] * 1000 + [1.0] * 50:
-        durations.add(run_s)
-    assert durations.quantile(0.5) == 1.0
-    assert durations.quantile(0.51) == 60.0
-
-
-class TestLearnedDurations:
-    def test_what_was_declared_holds_until_enough_was_seen(self):
-        learned = LearnedDurations()
-        assert learned.expected_s("f", 30.0) == 30.0
-        assert learned.expected_s("f", None) is None
-        for _ in range(RUNS_MIN - 1):
-            learned.learn("f", 2.0)
-        assert learned.expected_s("f", 30.0) == 30.0
-        learned.learn("f", 2.0)
-        assert learned.expected_s("f", 30.0) == 2.0
-        assert learned.expected_s("g", 30.0) == 30.0
-
-    def test_a_cautious_estimate_is_never_below_what_was_declared(self):
-        learned = LearnedDurations()
-        for run_s in range(1, 101):
-            learned.learn("f", float(run_s))
-        assert learned.expected_s("f", 10.0) == 50.0
-        assert learned.cautious_s("f", 10.0) == 95.0
-        assert learned.cautious_s("f", 200.0) == 200.0
-        assert learned.cautious_s("f", None) == 95.0
-        assert learned.cautious_s("unknown", None) is None
-
-    def test_the_function_that_was_quiet_for_longest_is_forgotten(self):
-        learned = LearnedDurations(functions_max=2)
-        for function in "abac":
-            for _ in range(RUNS_MIN):
-                learned.learn(function, 1.0)
-        assert learned.expected_s("a", None) == 1.0
-        assert learned.expected_s("b", None) is None
-        assert learned.expected_s("c", None) == 1.0
-        assert FUNCTIONS_MAX >= 2
+from dispatcher.core.durations import RUNS_MIN
+from dispatcher.trackers.duration import EarlyEnds, Excess
 
 
 class TestEarlyEnds:

@@ -19,7 +19,7 @@ class Watching:
 
     def __init__(self, fc: FakeFc) -> None:
         self.fc = fc
-        self.tracking: list[tuple[str, str | None]] = []
+        self.tracking: list[tuple[str, str | None, str | None]] = []
         self.tracker = FcTasks(
             fc.manage, account="a", on_tracking=lambda *news: self.tracking.append(news)
         )
@@ -175,8 +175,8 @@ async def test_task_mode_that_is_off_is_reported_and_noticed_when_it_is_on():
         w.run(1, 30.0)
         w.run(2, 30.0, function="g")
         await anyio.sleep(60.0)
-        ((function, problem),) = w.tracking
-        assert function == "f"
+        function, qualifier, problem = w.tracking[0]
+        assert (function, qualifier) == ("f", None)
         assert problem is not None
         assert "task mode is off" in problem
         # The engine goes by estimates now, and forgets the run at its estimated end.
@@ -184,7 +184,8 @@ async def test_task_mode_that_is_off_is_reported_and_noticed_when_it_is_on():
         fc.task_mode["f"] = True
         w.run(3, 30.0)
         await anyio.sleep(PROBE_S + 60.0)
-        assert w.tracking == [("f", problem), ("f", None)]
+        assert w.tracking[-1] == ("f", None, None)
+        assert set(w.tracking[:-1]) == {("f", None, problem)}
         assert {end.id for _, end in w.ends} == {"i0000000002", "i0000000003"}
 
 

@@ -306,15 +306,16 @@ class TestTaskMode:
             assert isinstance(look, GetTask)
             assert player.list.missing(look, "AsyncTaskNotFound", player.now) == []
 
-    def test_task_mode_that_is_off_is_reported_once_and_nothing_more_is_asked(self):
+    def test_task_mode_that_is_off_is_reported_and_nothing_more_is_asked(self):
         player, probe = self.doubtful()
         news = player.list.configured(probe, task_mode=False, why="off", now=player.now)
-        assert news == [Tracking("f", "off")]
+        assert news == [Tracking("f", None, "off")]
         assert player.is_silent_until(player.now + PROBE_S)
         player.watch(2)
         assert player.is_silent_until(player.now + PROBE_S)
         again = player.probe()
-        assert player.list.configured(again, task_mode=False, why="off", now=player.now) == []
+        news = player.list.configured(again, task_mode=False, why="off", now=player.now)
+        assert news == [Tracking("f", None, "off")], "whoever forgot is told again"
 
     def test_once_it_is_on_again_the_latest_task_proves_it(self):
         player, probe = self.doubtful()
@@ -326,7 +327,7 @@ class TestTaskMode:
         look = player.get()
         assert look.run.watched.id == "i0000000003"
         news = player.list.shown(look, running("i0000000003"), player.now)
-        assert news == [Tracking("f", None)]
+        assert news == [Tracking("f", None, None)]
         # The others are looked at again, too.
         asked = {player.get().run.watched.id for _ in range(2)}
         assert asked == {"i0000000001", "i0000000002"}
@@ -402,7 +403,7 @@ class TestDenials:
         for _ in range(DENIALS_MAX):
             assert news == []
             news = player.list.denied(player.get(), "AccessDenied: no", player.now)
-        assert news == [Tracking("f", "AccessDenied: no")]
+        assert news == [Tracking("f", None, "AccessDenied: no")]
         # The configuration may say what it likes: only a task that is found helps.
         probe = player.probe()
         assert player.list.configured(probe, task_mode=True, why="", now=player.now) == []
@@ -410,7 +411,7 @@ class TestDenials:
         probe = player.probe()
         assert player.list.denied(probe, "AccessDenied: no", player.now) == []
         news = player.list.shown(player.get(), ended("i0000000001"), player.now)
-        assert news[0] == Tracking("f", None)
+        assert news[0] == Tracking("f", None, None)
         assert ids(news) == ["i0000000001"]
 
 
