@@ -48,11 +48,9 @@ def new_job(machine: Machine, seq: int, tenant: str, now: float) -> Job:
         seq=seq,
         lane=machine.accounts["main"].lane("thumbnail", None, tenant),
         payload=b"",
-        payload_bytes=0,
         type=CallType.ASYNC,
         accepted_at=now,
         due_at=now,
-        accepted_ms=1_700_000_000_000 + seq,
     )
 
 

@@ -48,10 +48,8 @@ class Simulation:
             seq=seq,
             lane=self.main.lane(function, qualifier, tenant),
             payload=None,
-            payload_bytes=0,
             type=CallType.ASYNC,
             accepted_at=self.now,
-            accepted_ms=0,
             **fields,
         )
         self.machine.admit(job, self.now)
