@@ -7,6 +7,7 @@ from typing import Any, Final
 
 from msgspec import UNSET
 
+from dispatcher.core.adaptive import START_DELAY_S
 from dispatcher.core.backlog import Backlog
 from dispatcher.core.gates import (
     AccountGate,
@@ -19,7 +20,15 @@ from dispatcher.core.gates import (
 from dispatcher.core.job import Job
 from dispatcher.core.lanes import Lane, TenantQueue
 from dispatcher.core.lazy_heap import LazyHeap
-from dispatcher.core.model import AccountRules, GateKind, Outcome, TenantRules, Throttled
+from dispatcher.core.model import (
+    AccountRules,
+    Completion,
+    GateKind,
+    Outcome,
+    Replied,
+    TenantRules,
+    Throttled,
+)
 from dispatcher.core.retry import retry_after_s
 from dispatcher.core.views import FunctionView, Labels, Queued, TenantView, WaitingFor
 
@@ -174,7 +183,22 @@ class Account:
                 self._close(function, until)
             else:
                 self.gate.close(outcome, until)
+        if isinstance(outcome, Throttled) and outcome.gate is GateKind.ACCOUNT:
+            self.gate.met_quota(slot.sent_at, self.gate.in_use, now)
+        elif isinstance(outcome, Replied):
+            self.gate.ran(now - slot.sent_at, now)
         return self.gate.answered(slot, outcome, now)
+
+    def ended(self, slot: Slot, completion: Completion, now: float) -> None:
+        """Learn from the end of an asynchronous run whose slot is still held."""
+        delay_s = completion.start_delay_s
+        if delay_s is not None and START_DELAY_S <= delay_s < math.inf:
+            # What is held is held for the wait and the run: so much of it is queued over there.
+            held_s = now - slot.sent_at
+            running = self.gate.in_use * max(0.0, 1.0 - delay_s / held_s) if held_s > 0 else 0.0
+            self.gate.met_quota(slot.sent_at, max(1, round(running)), now)
+        else:
+            self.gate.ran(completion.run_s, now)
 
     # -- Time
 

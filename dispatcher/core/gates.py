@@ -11,6 +11,7 @@ from typing import Any
 
 from msgspec import Struct
 
+from dispatcher.core.adaptive import Adaptive
 from dispatcher.core.circuit import Circuit
 from dispatcher.core.durations import Durations
 from dispatcher.core.model import (
@@ -241,11 +242,12 @@ class AccountGate:
     """Everything that one account's limits say about the next send."""
 
     __slots__ = (
+        "adaptive",
         "budget",
         "circuit",
         "closed_until",
+        "foreign",
         "in_use",
-        "limit",
         "name",
         "paused",
         "rate",
@@ -257,7 +259,9 @@ class AccountGate:
     def __init__(self, name: str, rules: AccountRules) -> None:
         self.name = name
         self.rules = rules
-        self.limit = rules.quota - rules.headroom
+        self.adaptive: Adaptive | None = None
+        self.foreign = 0
+        """Instances of the quota that others seemed to use when it was last felt."""
         self.in_use = 0
         self.requests = 0
         self.paused = False
@@ -266,15 +270,34 @@ class AccountGate:
         self.rate = Rate(rules.rate_max_per_s)
         self.circuit = Circuit()
         self.budget = Budget()
+        self.set_rules(rules)
 
     def __repr__(self) -> str:
         return f"<AccountGate {self.name} {self.in_use}/{self.limit}>"
 
+    @property
+    def ceiling(self) -> int:
+        """Return what the limit is at most: the quota less the headroom."""
+        return self.rules.quota - self.rules.headroom
+
+    @property
+    def limit(self) -> int:
+        """Return how many instances may be held: the limit in force."""
+        return self.ceiling if self.adaptive is None else self.adaptive.limit
+
     def set_rules(self, rules: AccountRules) -> None:
         """Take new rules. A limit below what is held drains: nothing new until it fits."""
         self.rules = rules
-        self.limit = rules.quota - rules.headroom
         self.rate.set(rules.rate_max_per_s)
+        self.foreign = min(self.foreign, rules.quota)
+        floor = min(rules.limit_min, self.ceiling)
+        if rules.limit == "fixed":
+            self.adaptive = None
+        elif self.adaptive is None:
+            self.adaptive = Adaptive(floor, self.ceiling)
+            self.adaptive.restart(self.in_use)
+        else:
+            self.adaptive.set_bounds(floor, self.ceiling)
 
     def shut(self, now: float) -> Blocked | None:
         """Return why nothing at all of this account may be sent now, instances apart."""
@@ -318,6 +341,22 @@ class AccountGate:
             case _:
                 self.circuit.reached(slot.era)
         return False
+
+    def ran(self, run_s: float | None, now: float) -> None:
+        """Note that the cloud ran something of ours at once, which still counts as held."""
+        self.foreign = max(0, min(self.foreign, self.rules.quota - self.in_use))
+        if self.adaptive is not None:
+            self.adaptive.succeeded(self.in_use, run_s, now)
+
+    def met_quota(self, sent_at: float, running: int, now: float) -> None:
+        """
+        Note that a send of *sent_at* found no instance free.
+
+        *running* instances of ours were thought to run then, that one included.
+        """
+        # Cut is what may be held, the queued ones included: they are in nobody else's way yet.
+        if self.adaptive is None or self.adaptive.dropped(sent_at, self.in_use, now):
+            self.foreign = max(0, self.rules.quota - max(0, running - 1))
 
     def close(self, throttled: Throttled, until: float) -> None:
         """Let nothing pass before *until*: the account's or the caller's limit was met."""

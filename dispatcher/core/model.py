@@ -1,7 +1,7 @@
 """The nouns of the dispatcher: rules, invocations, outcomes, completions, and what is stored."""
 
 from enum import StrEnum
-from typing import Annotated
+from typing import Annotated, Literal
 
 from msgspec import Meta, Struct
 
@@ -111,6 +111,13 @@ class AccountRules(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True
     """Instances of the whole account in this region. No default: ask the provider's console."""
     headroom: Count = 0
     """Instances left to callers that do not come through here."""
+    limit: Literal["fixed", "adaptive"] = "fixed"
+    """
+    The limit in force: `fixed` is the quota less the headroom, `adaptive` goes below that while
+    the cloud throttles or delays.
+    """
+    limit_min: Positive = 1
+    """What the adaptive limit never goes below, however much others use."""
     unlisted: bool = True
     """Functions without a section of their own are allowed."""
     requests_max: Positive = 256
