@@ -12,7 +12,6 @@ import argparse
 import asyncio
 import itertools
 import json
-import os
 import re
 import shutil
 import signal
@@ -53,7 +52,7 @@ _numbers = itertools.count()
 
 def job() -> bytes:
     number = next(_numbers)
-    frame = '{"n":%d,"filler":""}' % number
+    frame = json.dumps({"n": number, "filler": ""}, separators=(",", ":"))
     return json.dumps(
         {
             "account": "cn-prod",
@@ -207,7 +206,7 @@ def run(folder: Path, given: argparse.Namespace) -> None:
         took_s = asyncio.run(fill(one.address, given.backlog))
         print(
             f"filled with {given.backlog} in {took_s:.0f} s: {one.memory_mb():.0f} MB resident, "
-            f"journal {sum(os.stat(path).st_size for path in folder.glob('journal.db*')) / 1e6:.0f} MB"
+            f"journal {sum(path.stat().st_size for path in folder.glob('journal.db*')) / 1e6:.0f} MB"
         )
         full = measure("sqlite, with the backlog", one, given.seconds)
     with sidecar(config) as one:

@@ -238,6 +238,7 @@ class Pump:
         for effect in self._journaled(effects):
             match effect:
                 case Launch(job=job):
+                    failpoints.reach("engine.before_sending")
                     changes.append(Sending(job.id, job.attempt, self.clock.wall_ms()))
                     launches.append(effect)
                     self._sending.add(job)
@@ -249,16 +250,13 @@ class Pump:
                     if not maybe_sent:
                         changes.append(Returned(job.id, job.attempt, self._wakes_ms(job), failure))
                 case Finish():
+                    failpoints.reach("engine.before_ended")
                     changes.append(self._ended(effect))
                     finishes.append(effect)
                 case Stop(job=job):
                     self._start(self._stop_in_cloud, job)
                 case Warn(event=event, account=account, failure=failure):
                     logger.error("%s: account %s: %s", event, account, failure.message)
-        if launches:
-            failpoints.reach("engine.before_sending")
-        if finishes:
-            failpoints.reach("engine.before_ended")
         if changes:
             self.journal.record(changes, partial(self._recorded, launches, finishes))
 

@@ -103,10 +103,11 @@ class Victim:
         stat = Path(f"/proc/{self.pid}/stat").read_text()
         return stat.rpartition(")")[2].split()[0] != "Z"
 
-    def url(self) -> str | None:
-        """Return where it listens, None if it does not yet."""
+    def url(self) -> str:
+        """Return where it listens; it has to be ready."""
         found = _ADDRESS.search(self.text())
-        return None if found is None else f"http://{found[1]}"
+        assert found is not None, self.text()[-3000:]
+        return f"http://{found[1]}"
 
     def wait_until_ready(self, max_s: float = START_MAX_S) -> bool:
         """Return whether it got ready; False: it died before."""

@@ -2,6 +2,7 @@
 
 import contextlib
 import os
+import signal
 import sqlite3
 import subprocess
 import threading
@@ -160,7 +161,7 @@ def left_behind(tmp_path, cloud_url, launcher):
         url = victim.url()
         for _ in range(20):
             assert call("POST", f"{url}/v1/invocations", {**JOB, "delay_s": 3600})[0] == 202
-        victim.signal(15)
+        victim.signal(signal.SIGTERM)
         assert victim.wait() == 0
     return config, tmp_path / "journal.db"
 

@@ -71,7 +71,7 @@ def test_a_caller_that_is_gone_after_the_commit_finds_its_job_by_the_key(tmp_pat
                 }
                 for n in range(gone)
             ]
-            for job in jobs:
+            for n, job in enumerate(jobs):
                 body = json.dumps(job).encode()
                 head = (
                     f"POST /v1/invocations HTTP/1.1\r\nHost: localhost\r\n"
@@ -82,7 +82,7 @@ def test_a_caller_that_is_gone_after_the_commit_finds_its_job_by_the_key(tmp_pat
                     linger = struct.pack("ii", 1, 0)
                     caller.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, linger)
                     caller.sendall(head.encode() + body)
-                    time.sleep(0.001 * (job["payload"]["n"] % 5))
+                    time.sleep(0.001 * (n % 5))
             wait_until_idle(url, max_s=30)
             known = {view["id"] for view in all_views(url)}
             answers = [call("POST", f"{url}/v1/invocations", job) for job in jobs]
@@ -95,4 +95,6 @@ def test_a_caller_that_is_gone_after_the_commit_finds_its_job_by_the_key(tmp_pat
             assert call("POST", f"{url}/v1/invocations", other)[0] == 422
         runs = Counter(number_of(run) for run in runs_of(cloud_url))
     assert runs == dict.fromkeys(range(gone), 1)
-    print(f"\ncallers gone: {len(found)} of {gone} had been accepted, found by their keys, ran once")
+    print(
+        f"\ncallers gone: {len(found)} of {gone} had been accepted, found by their keys, ran once"
+    )

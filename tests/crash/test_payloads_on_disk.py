@@ -2,6 +2,7 @@
 
 import json
 import re
+from pathlib import Path
 
 import pytest
 
@@ -17,8 +18,7 @@ BYTES_MAX = 2_000_000
 
 
 def resident_mib(pid):
-    with open(f"/proc/{pid}/status") as file:
-        found = re.search(r"VmRSS:\s+(\d+) kB", file.read())
+    found = re.search(r"VmRSS:\s+(\d+) kB", Path(f"/proc/{pid}/status").read_text())
     assert found is not None
     return int(found[1]) / 1024
 
@@ -33,9 +33,10 @@ def test_a_backlog_larger_than_memory_arrives_whole_and_in_order(tmp_path, resta
     text = CONFIG.replace("[retry]", f"[queue]\nbytes_max = {BYTES_MAX}\n\n[retry]")
     # One at a time, so that the order of the runs is the order of the sends.
     text = re.sub(r"quota = \d+", "quota = 1", text)
-    with cloud(tmp_path, CLOUD.replace("duration_s = 0.25", "duration_s = 0.0")) as cloud_url, (
-        Launcher()
-    ) as launcher:
+    with (
+        cloud(tmp_path, CLOUD.replace("duration_s = 0.25", "duration_s = 0.0")) as cloud_url,
+        Launcher() as launcher,
+    ):
         call("PUT", f"{cloud_url}/_emulator/faults", [])
         config = write_config(tmp_path, text.replace("CLOUD", cloud_url))
         with Victim(launcher, config) as victim:
