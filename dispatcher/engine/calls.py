@@ -262,6 +262,10 @@ class Calls(Pump):
         record = None if invocation_id is None else await self.journal.get(invocation_id)
         return None if record is None else self._view(record)
 
+    async def payload(self, invocation_id: str) -> bytes | None:
+        """Return the payload of an invocation; None: it is not needed any more."""
+        return await self.journal.payload(invocation_id)
+
     async def get(self, invocation_id: str) -> View:
         """Return an invocation as it stands. Raises `NotFound`."""
         view = self._view(await self._record(invocation_id))

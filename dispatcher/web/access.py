@@ -92,11 +92,16 @@ class Access:
             )
         self._check_site(request, host)
         is_known = self._knows(request.headers.get(hdrs.AUTHORIZATION, ""))
-        if self._token_file is None or not token_wanted or request.path in self._open_paths:
+        if self._token_file is None or not token_wanted or self._is_open(request):
             return is_known
         if not is_known and not self._is_judged_elsewhere(request):
             raise problems.refusal(401, "send Authorization: Bearer TOKEN", headers=_CHALLENGE)
         return is_known
+
+    def _is_open(self, request: web.Request) -> bool:
+        resource = request.match_info.route.resource
+        path = request.path if resource is None else resource.canonical
+        return path in self._open_paths
 
     def _is_judged_elsewhere(self, request: web.Request) -> bool:
         resource = request.match_info.route.resource

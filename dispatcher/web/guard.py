@@ -106,6 +106,7 @@ class GuardedHandler(web.RequestHandler):
         "_held_bytes",
         "_reading",
         "_stall_timer",
+        "_waiting",
         "_wire",
         "asks_token",
         "heard_at_s",
@@ -129,6 +130,7 @@ class GuardedHandler(web.RequestHandler):
         self._stall_timer: asyncio.Handle | None = None
         self._reading = False
         self._held_bytes = 0
+        self._waiting: asyncio.Task[Any] | None = None
 
     @property
     def limits(self) -> Limits:
@@ -141,6 +143,9 @@ class GuardedHandler(web.RequestHandler):
         if self._reading or self.writing_paused:
             return True
         return not (self._request_in_progress or self._messages)
+
+    def _has_left(self) -> bool:
+        return self._wire is None
 
     def abort(self) -> None:
         """Close at once; what was not sent yet is lost."""
@@ -177,6 +182,23 @@ class GuardedHandler(web.RequestHandler):
             self._guard.count(size - self._held_bytes)
             self._held_bytes = size
 
+    @contextmanager
+    def unless_lost(self) -> Iterator[None]:
+        """Cancel what runs in this context once the peer leaves: then `ConnectionError`."""
+        if self._has_left():
+            raise ConnectionResetError("the peer has left")
+        self._waiting = task = asyncio.current_task()
+        assert task is not None
+        try:
+            yield
+        except asyncio.CancelledError:
+            if self._has_left():
+                task.uncancel()
+                raise ConnectionResetError("the peer has left") from None
+            raise
+        finally:
+            self._waiting = None
+
     def let_go(self) -> None:
         """Forget the body of the request that has been answered."""
         if self._held_bytes:
@@ -204,6 +226,8 @@ class GuardedHandler(web.RequestHandler):
             self._stall_timer.cancel()
             self._stall_timer = None
         self._wire = None
+        if self._waiting is not None:
+            self._waiting.cancel()
         self._guard.dismiss(self)
         super().connection_lost(exc)
 

@@ -1,0 +1,299 @@
+"""
+Whose request is this, and is it as its sender signed it: SigV4, ACS3-HMAC-SHA256, `FC key:sig`.
+
+Pure functions of the request as it came over the wire. `claim` reads what the head says and
+refuses what no body could make good; `expected` gives the signatures that would prove it, by
+which time the body is known. Which key belongs to whom is not known here.
+"""
+
+import base64
+import calendar
+import hashlib
+import hmac
+import re
+from collections.abc import Iterator
+from datetime import UTC
+from email.utils import parsedate_to_datetime
+from enum import StrEnum
+from functools import lru_cache
+from typing import Final
+from urllib.parse import quote, unquote
+
+from msgspec import Struct
+from multidict import CIMultiDictProxy
+
+from dispatcher.core import canonical
+from dispatcher.core.canonical import ACS3, SIGV4
+
+FC: Final = "FC"
+
+SKEW_MAX_S: Final = {SIGV4: 300, ACS3: 900, FC: 900}
+"""
+How far a request's time may be off: 5 minutes at AWS (IAM, "Elements of an API request
+signature"), 15 at Alibaba Cloud ("Request syntax and signature method V3").
+"""
+
+# What must be signed, or the rest proves nothing.
+_SIGNED: Final = {
+    SIGV4: frozenset({"host", "x-amz-date"}),
+    ACS3: frozenset({"host", "x-acs-content-sha256", "x-acs-date", "x-acs-signature-nonce"}),
+}
+# Headers that change what a request means: if they come, they are signed.
+_SIGNED_IF_GIVEN: Final = {SIGV4: "x-amz-", ACS3: "x-acs-"}
+
+_SIGV4_TIME: Final = re.compile(r"(\d{4})(\d\d)(\d\d)T(\d\d)(\d\d)(\d\d)Z", re.ASCII)
+_ACS3_TIME: Final = re.compile(r"(\d{4})-(\d\d)-(\d\d)T(\d\d):(\d\d):(\d\d)Z", re.ASCII)
+_AUTHORIZATION: Final = re.compile(
+    r"Credential=(?P<credential>[^\s,]+),\s*SignedHeaders=(?P<names>[^\s,]+),\s*"
+    r"Signature=(?P<signature>[0-9a-f]{64})"
+)
+_HEX_MD5: Final = re.compile(r"[0-9A-Fa-f]{32}")
+
+
+class Fault(StrEnum):
+    """What is wrong with a signature."""
+
+    MISSING = "missing"
+    MALFORMED = "malformed"
+    UNKNOWN_KEY = "unknown_key"
+    EXPIRED = "expired"
+    REPEATED = "repeated"
+    WRONG = "wrong"
+
+
+class Unproved(Exception):
+    """The request is not let in."""
+
+    def __init__(self, fault: Fault, message: str) -> None:
+        super().__init__(message)
+        self.fault = fault
+
+
+class Head(Struct, frozen=True):
+    """A request without its body, as it came over the wire."""
+
+    method: str
+    path: str
+    """With its escapes."""
+    query: str
+    headers: CIMultiDictProxy[str]
+
+
+class Claim(Struct, frozen=True):
+    """What a request says of its signer; nothing of it is proved."""
+
+    scheme: str
+    access_key_id: str
+    signature: str
+    names: tuple[str, ...] = ()
+    """The headers that are signed; `FC` signs all that begin with `x-fc-`."""
+    region: str = ""
+    moment: str = ""
+    """Its time, as it was signed."""
+    signed_at_s: float = 0.0
+    """The same, Unix time."""
+
+
+def head(method: str, target: str, headers: CIMultiDictProxy[str]) -> Head:
+    """Take the target of a request line apart, which may be absolute (RFC 9112, 3.2.2)."""
+    if not target.startswith("/"):
+        target = "/" + target.partition("://")[2].partition("/")[2]
+    path, _, query = target.partition("?")
+    return Head(method, path, query.partition("#")[0], headers)
+
+
+def claim(request: Head, schemes: frozenset[str], now_s: float) -> Claim:
+    """Return who the request says it is from. Raises `Unproved` if no body could prove it."""
+    given = request.headers.getall("Authorization", [])
+    if not given:
+        if re.search(r"(?:^|&)(?:X-Amz-Signature|x-acs-signature|Signature)=", request.query):
+            raise Unproved(Fault.MALFORMED, "presigned requests are not taken: sign the headers")
+        raise Unproved(Fault.MISSING, "the request is not signed")
+    scheme, _, rest = given[0].partition(" ")
+    if len(given) > 1 or scheme not in schemes:
+        raise Unproved(Fault.MALFORMED, f"expected one Authorization of {' or '.join(schemes)}")
+    claimed = _fc_claim(request, rest) if scheme == FC else _claim(request, scheme, rest)
+    off_s = abs(now_s - claimed.signed_at_s)
+    if not off_s <= SKEW_MAX_S[scheme]:
+        raise Unproved(
+            Fault.EXPIRED,
+            f"signature expired or not yet current: {claimed.moment!r} is more than "
+            f"{SKEW_MAX_S[scheme]} s away from the clock here",
+        )
+    return claimed
+
+
+def _claim(request: Head, scheme: str, rest: str) -> Claim:
+    parts = _AUTHORIZATION.fullmatch(rest.strip())
+    if parts is None:
+        raise Unproved(
+            Fault.MALFORMED, "Authorization lacks Credential, SignedHeaders or Signature"
+        )
+    key, region, day = parts["credential"], "", ""
+    if scheme == SIGV4:
+        key, day, region = _scope(key)
+    names = tuple(parts["names"].lower().split(";"))
+    if list(names) != sorted(set(names)):
+        raise Unproved(Fault.MALFORMED, "SignedHeaders is not a sorted list")
+    _check_names(request, scheme, names)
+    time_header = "x-amz-date" if scheme == SIGV4 else "x-acs-date"
+    moment = request.headers.get(time_header, "")
+    signed_at_s = _time(moment, _SIGV4_TIME if scheme == SIGV4 else _ACS3_TIME)
+    if signed_at_s is None:
+        raise Unproved(Fault.MALFORMED, f"{time_header} is not a time")
+    if scheme == SIGV4 and moment[:8] != day:
+        raise Unproved(Fault.WRONG, "the credential's scope is of another day than x-amz-date")
+    return Claim(scheme, key, parts["signature"], names, region, moment, signed_at_s)
+
+
+def _scope(credential: str) -> tuple[str, str, str]:
+    parts = credential.rsplit("/", 4)
+    if len(parts) != 5 or parts[3:] != ["lambda", "aws4_request"]:
+        raise Unproved(Fault.MALFORMED, "the credential's scope is not that of Lambda")
+    return parts[0], parts[1], parts[2]
+
+
+def _check_names(request: Head, scheme: str, names: tuple[str, ...]) -> None:
+    needed = set(_SIGNED[scheme])
+    prefix = _SIGNED_IF_GIVEN[scheme]
+    needed |= {name for each in request.headers if (name := each.lower()).startswith(prefix)}
+    if missing := needed.difference(names):
+        raise Unproved(Fault.WRONG, f"not among SignedHeaders: {', '.join(sorted(missing))}")
+    for name in names:
+        if len(request.headers.getall(name, ())) > 1:
+            raise Unproved(Fault.MALFORMED, f"header {name} is given more than once")
+
+
+def _fc_claim(request: Head, rest: str) -> Claim:
+    key, _, signature = rest.strip().partition(":")
+    if not (key and signature):
+        raise Unproved(Fault.MALFORMED, "Authorization is not `FC key:signature`")
+    moment = request.headers.get("Date", "")
+    try:
+        signed_at = parsedate_to_datetime(moment)
+    except (ValueError, OverflowError, IndexError, TypeError) as error:
+        raise Unproved(Fault.MALFORMED, "Date is missing or not a time") from error
+    if signed_at.tzinfo is None:
+        signed_at = signed_at.replace(tzinfo=UTC)
+    return Claim(FC, key, signature, moment=moment, signed_at_s=signed_at.timestamp())
+
+
+@lru_cache(maxsize=16)
+def _time(moment: str, form: re.Pattern[str]) -> float | None:
+    parts = form.fullmatch(moment)
+    if parts is None:
+        return None
+    year, month, day, hour, minute, second = (int(part) for part in parts.groups())
+    if not (year >= 1970 and 1 <= month <= 12 and 1 <= day <= 31 and hour < 24 and minute < 60):
+        return None
+    return float(calendar.timegm((year, month, day, hour, minute, second)))
+
+
+# -- Proof ----------------------------------------------------------------------------------------
+
+
+def prove(request: Head, claimed: Claim, secret: str, digest: str, body: bytes) -> None:
+    """
+    Prove a claim; *digest* is the SHA-256 of *body* in hexadecimal digits.
+
+    Raises `Unproved`. Signatures are compared in constant time.
+    """
+    _check_body(request, claimed, digest, body)
+    try:
+        given = claimed.signature.encode()
+        is_right = False
+        for one in _expected(request, claimed, secret, digest):
+            is_right |= hmac.compare_digest(one.encode(), given)
+    except UnicodeEncodeError as error:  # a header that is no text
+        raise Unproved(Fault.WRONG, "a signed header is not UTF-8") from error
+    if not is_right:
+        raise Unproved(
+            Fault.WRONG,
+            "The request signature we calculated does not match the signature you provided. "
+            "Check the access key secret and the signing method.",
+        )
+
+
+def _check_body(request: Head, claimed: Claim, digest: str, body: bytes) -> None:
+    if claimed.scheme == FC:
+        md5 = _md5_of(request.headers.get("Content-MD5", ""))
+        if md5 is not None and md5 != hashlib.md5(body, usedforsecurity=False).digest():
+            raise Unproved(Fault.WRONG, "Content-MD5 is not that of the body")
+        return
+    name = "x-amz-content-sha256" if claimed.scheme == SIGV4 else "x-acs-content-sha256"
+    said = request.headers.get(name)
+    if said is not None and said != digest:
+        raise Unproved(Fault.WRONG, f"{name} is not that of the body (unsigned ones are not taken)")
+
+
+def _md5_of(text: str) -> bytes | None:
+    """
+    Return the MD5 that *text* stands for, None where it reads as none.
+
+    SDKs write it in hexadecimal digits, in base64, or those digits in base64.
+    """
+    if _HEX_MD5.fullmatch(text):
+        return bytes.fromhex(text)
+    try:
+        raw = base64.b64decode(text, validate=True)
+        if len(raw) == 32 and _HEX_MD5.fullmatch(raw.decode()):
+            return bytes.fromhex(raw.decode())
+    except ValueError:
+        return None
+    return raw if len(raw) == 16 else None
+
+
+def _expected(request: Head, claimed: Claim, secret: str, digest: str) -> Iterator[str]:
+    """Give every signature that is right; two where SDKs differ in how they escape a path."""
+    if claimed.scheme == FC:
+        yield _fc_signature(request, claimed, secret)
+        return
+    sigv4 = claimed.scheme == SIGV4
+    query = canonical.canonical_query(_pairs(request.query)) if request.query else ""
+    get = request.headers.get
+    if sigv4:
+        headers = [(name, canonical.sigv4_value(get(name, ""))) for name in claimed.names]
+    else:
+        headers = [(name, get(name, "").strip()) for name in claimed.names]
+    for path in _paths(request.path):
+        signed_path = canonical.sigv4_path(path) if sigv4 else path
+        text = canonical.canonical_request(request.method, signed_path, query, headers, digest)
+        if sigv4:
+            yield canonical.sigv4_signature(secret, claimed.moment, claimed.region, "lambda", text)
+        else:
+            yield canonical.acs3_signature(secret, text)
+
+
+@lru_cache(maxsize=1024)
+def _paths(path: str) -> tuple[str, ...]:
+    """Return the path as it came, and as it is with every character escaped that can be."""
+    # Alibaba's SDK for Python signs `%24`, and aiohttp underneath puts `$` on the wire.
+    escaped = "/".join(quote(unquote(part), safe="~") for part in path.split("/"))
+    return (path,) if escaped == path else (path, escaped)
+
+
+def _pairs(query: str) -> list[tuple[str, str]]:
+    """Return names and values of a query; a plus sign is only that."""
+    parts = [part.partition("=") for part in query.split("&") if part]
+    return [(unquote(name), unquote(value)) for name, _, value in parts]
+
+
+def _fc_signature(request: Head, claimed: Claim, secret: str) -> str:
+    get = request.headers.get
+    # Those without a value are signed as such; the order of equal names is that of the wire.
+    lines = [
+        (name, value.strip())
+        for each, value in request.headers.items()
+        if (name := each.lower()).startswith("x-fc-")
+    ]
+    lines.sort(key=lambda line: line[0])
+    text = "\n".join(
+        (
+            request.method,
+            get("Content-MD5", ""),
+            get("Content-Type", ""),
+            claimed.moment,
+            "".join(f"{name}:{value}\n" for name, value in lines) + unquote(request.path),
+        )
+    )
+    return base64.b64encode(hmac.digest(secret.encode(), text.encode(), "sha256")).decode()
