@@ -134,19 +134,41 @@ async def test_everything_is_for_this_user_alone(journal, path):
     assert stat.S_IMODE(path.parent.stat().st_mode) == 0o700
 
 
-async def test_a_process_that_was_forked_off_cannot_use_it(journal, path):
+async def test_a_process_that_was_forked_off_cannot_use_it_and_does_not_hold_it(journal, path):
     told: list[object] = []
+    until, go_on = os.pipe()
     child = os.fork()
     if child == 0:
         journal.accept([entry()], told.append)
         journal.record([], told.append)
         good = all(isinstance(one, JournalError) for one in told) and len(told) == 2
+        os.read(until, 1)
         os._exit(0 if good and not journal.accepting() else 1)
-    _, status = await anyio.to_thread.run_sync(os.waitpid, child, 0)
-    assert os.waitstatus_to_exitcode(status) == 0
     assert await accept(journal, entry()) == [None]
     with pytest.raises(JournalLocked):
         await open_at(path)
+    await journal.aclose()
+    await (await open_at(path)).aclose()
+    os.write(go_on, b"!")
+    _, status = await anyio.to_thread.run_sync(os.waitpid, child, 0)
+    assert os.waitstatus_to_exitcode(status) == 0
+    os.close(until)
+    os.close(go_on)
+
+
+async def test_the_names_of_the_files_are_durable_before_anything_is_accepted(path, monkeypatch):
+    folders: list[Path] = []
+    there: list[set[str]] = []
+
+    def sync_folder(folder: Path) -> None:
+        folders.append(folder)
+        there.append({one.name for one in folder.iterdir()})
+
+    monkeypatch.setattr(disk, "sync_folder", sync_folder)
+    journal = await open_at(path)
+    assert folders[-1] == path.parent
+    assert there[-1] >= {"journal.db", "journal.db-wal"}
+    await journal.aclose()
 
 
 async def test_a_stranger_who_writes_is_waited_for_but_not_for_long(path, monkeypatch):

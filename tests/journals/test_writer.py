@@ -340,6 +340,18 @@ async def test_below_the_minimum_nothing_new_is_tried(journal, faults, room):
     assert not [one for one in faults.statements if one.startswith("INSERT")]
 
 
+async def test_the_room_is_looked_at_more_often_the_more_is_written(journal, room, monkeypatch):
+    monkeypatch.setattr(writer, "_ROOM_EVERY_S", 3600.0)
+    journal._writer._reserve.look_after_bytes = 100_000
+    await accept(journal, entry())
+    journal._writer._room_known_until = time.monotonic() + 3600
+    room.has_room = False
+    assert await accept(journal, entry(b"x" * 90_000)) == [None]
+    assert await accept(journal, entry(b"x" * 90_000)) == [None]
+    with pytest.raises(DiskFull):
+        await accept(journal, entry())
+
+
 def _nudge(journal: SqliteJournal) -> bool:
     journal.accept([entry()], lambda verdict: None)
     return False
