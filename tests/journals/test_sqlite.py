@@ -134,6 +134,8 @@ async def test_everything_is_for_this_user_alone(journal, path):
     assert stat.S_IMODE(path.parent.stat().st_mode) == 0o700
 
 
+# Newer Pythons warn of what this test is about.
+@pytest.mark.filterwarnings("ignore:.*fork.*:DeprecationWarning")
 async def test_a_process_that_was_forked_off_cannot_use_it_and_does_not_hold_it(journal, path):
     told: list[object] = []
     until, go_on = os.pipe()
