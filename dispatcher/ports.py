@@ -11,6 +11,7 @@ from dispatcher.core.model import (
     Completion,
     Duplicate,
     Entry,
+    Notice,
     Outcome,
     Query,
     Record,
@@ -134,6 +135,9 @@ class Journal(Protocol):
         """Write all that was given, then close."""
         ...
 
+
+Tell = Callable[[Notice], None]
+"""Takes the notice of an end for whoever asked to be told; never waits and never raises."""
 
 Report = Callable[[Completion, Callable[[], None] | None], None]
 """

@@ -13,6 +13,7 @@ from dispatcher.core.model import Source
 from dispatcher.core.statistics import COMMIT_BOUNDS_S, Histogram
 from dispatcher.engine import Engine
 from dispatcher.journals import open_journal
+from dispatcher.notices import TRY_MAX_S, Notices
 from dispatcher.ports import Tracker
 from dispatcher.trackers.callback import keep_key
 from dispatcher.trackers.fc_tasks import FcTasks
@@ -44,6 +45,7 @@ async def _open_engine(settings: Settings) -> AsyncIterator[Engine]:
         stack.push_async_callback(journal.aclose)
         transports = await _open_transports(settings, stack)
         trackers: dict[str, dict[Source, Tracker]] = {}
+        notices = Notices(lambda: engine.settings.callbacks)
         engine = Engine(
             settings,
             journal=journal,
@@ -51,10 +53,17 @@ async def _open_engine(settings: Settings) -> AsyncIterator[Engine]:
             trackers=trackers,
             commit_s=commit_s,
             callback_key=await _callback_key(settings),
+            tell=notices.tell,
+            notices=notices.counts,
         )
         for name, account in settings.accounts.items():
             trackers[name] = _trackers(name, account, transports[name], engine)
-        yield engine
+        async with anyio.create_task_group() as delivering:
+            await delivering.start(notices.run)
+            yield engine
+            with anyio.move_on_after(TRY_MAX_S):
+                await notices.first_tries()
+            delivering.cancel_scope.cancel()
 
 
 async def _callback_key(settings: Settings) -> bytes | None:

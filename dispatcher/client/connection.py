@@ -57,7 +57,6 @@ _ERRORS: Final[Mapping[str, type[DispatcherError]]] = {
     "not_found": NotFound,
     "not_allowed": NotAllowed,
     "not_possible": NotPossible,
-    "not_allowed": NotAllowed,
     "journal_error": JournalError,
 }
 

@@ -2,8 +2,9 @@
 
 import math
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from typing import Final
+from urllib.parse import urlsplit
 
 from msgspec import Struct
 from msgspec.structs import replace
@@ -29,6 +30,7 @@ _QUALIFIER = re.compile(r"[A-Za-z0-9$_.-]{1,128}\Z")
 _TENANT = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}\Z")
 _KEY = re.compile(r"[\x21-\x7e]{1,256}\Z")
 _TASK_ID = re.compile(r"[A-Za-z_][A-Za-z0-9_-]{0,127}\Z")
+_URL = re.compile(r"[\x21-\x5b\x5d-\x7e]{1,2048}\Z")
 _OPTION = re.compile(r"[a-z_]{1,64}\Z")
 _OPTION_VALUE = re.compile(r"[\x20-\x7e]{0,4096}\Z")
 _ARN = re.compile(
@@ -125,6 +127,25 @@ def _named(invocation: Invocation, place: Place) -> Invocation:
     if invocation.qualifier not in (None, name.qualifier):
         raise Invalid("the function's name has another qualifier", pointer="/qualifier")
     return replace(invocation, function=name.name, qualifier=name.qualifier)
+
+
+def callback_flaw(url: str, hosts: Collection[str]) -> str | None:
+    """Say why *url* may not be called back where only *hosts* may be; None: it may."""
+    if not hosts:
+        return "no host is allowed to be called back (callbacks.hosts)"
+    # Parsers disagree about what a backslash means; nobody needs one.
+    if not _URL.match(url):
+        return f"a URL has at most {URL_CHARS_MAX} visible ASCII characters, and no backslash"
+    try:
+        parts = urlsplit(url)
+        host, _ = parts.hostname, parts.port
+    except ValueError as error:
+        return f"not a URL: {error}"
+    if parts.scheme != "https" or not host or "@" in parts.netloc or "#" in url:
+        return "expected https://host/..., without a user name and a fragment"
+    if host not in {each.lower() for each in hosts}:
+        return f"{host!r} is not one of callbacks.hosts"
+    return None
 
 
 def _check_words(invocation: Invocation) -> None:

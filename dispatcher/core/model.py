@@ -316,6 +316,27 @@ class Watched(Struct, frozen=True, kw_only=True):
     """When its slot is given up without news, on the loop's clock."""
 
 
+# -- The news for whoever asked to be told ------------------------------------------------------
+
+
+class Notice(Struct, frozen=True, kw_only=True):
+    """What is posted to an invocation's `callback_url` once it has ended."""
+
+    url: str
+    id: str
+    state: State
+    account: str
+    function: str
+    qualifier: str | None
+    tenant: str
+    attempt: int
+    ended_ms: int  #: milliseconds since 1970, UTC
+    request_id: str | None
+    estimated: bool = False
+    result: bytes | None = None
+    failure: Failure | None = None
+
+
 # -- What is stored -----------------------------------------------------------------------------
 
 

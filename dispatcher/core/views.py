@@ -144,3 +144,4 @@ class Statistics(Struct, frozen=True, kw_only=True):
     journal_bytes: int
     journal_errors: int
     config_reloads: dict[Labels, int]  #: result
+    notices: dict[Labels, int]  #: account, result

@@ -17,7 +17,7 @@ from dispatcher.core.account import OTHER
 from dispatcher.core.backlog import Job
 from dispatcher.core.callback import attempt_of, offered_bytes_max, wants_offer
 from dispatcher.core.gates import rules_for
-from dispatcher.core.intake import examine
+from dispatcher.core.intake import callback_flaw, examine
 from dispatcher.core.lifecycle import ENDED
 from dispatcher.core.model import (
     CallType,
@@ -150,7 +150,9 @@ class Calls(Pump):
         if rules is None:
             raise Invalid(f"there is no account {invocation.account!r}", pointer="/account")
         if invocation.callback_url is not None:
-            raise Invalid("no host is allowed to be called back", pointer="/callback_url")
+            flaw = callback_flaw(invocation.callback_url, self.settings.callbacks.hosts)
+            if flaw is not None:
+                raise Invalid(flaw, pointer="/callback_url")
         invocation, call_type = examine(
             invocation,
             rules,

@@ -32,6 +32,7 @@ from dispatcher.core.model import (
     Ended,
     Failure,
     Lost,
+    Notice,
     Outcome,
     Record,
     Refused,
@@ -46,7 +47,7 @@ from dispatcher.core.model import (
 from dispatcher.core.views import End
 from dispatcher.engine.times import Clock, job_of
 from dispatcher.errors import ConfigError, JournalError
-from dispatcher.ports import Journal, Tracker, Transport
+from dispatcher.ports import Journal, Tell, Tracker, Transport
 
 logger = logging.getLogger("dispatcher.engine")
 
@@ -69,12 +70,14 @@ class Pump:
         clock: Clock | None = None,
         uniform: Callable[[], float] = random.random,
         callback_key: bytes | None = None,
+        tell: Tell | None = None,
     ) -> None:
         """
         Run *settings*.
 
         *transports* and *trackers* go by the account's name; every account has a transport.
         *callback_key* is that of the tokens of functions; without it they end with the process.
+        *tell* takes the notices for the `callback_url`s of invocations.
         """
         assert set(transports) == set(settings.accounts)
         self.settings = settings
@@ -87,6 +90,7 @@ class Pump:
         }
         self.transports = transports
         self.callback_key = callback_key or secrets.token_bytes(KEY_BYTES)
+        self._tell = tell
         self.listens_at = ""  #: the URL of the listener, once there is one
         self.recovered: dict[State, int] = {}
         self.dead: dict[str, int] = {}
@@ -283,6 +287,8 @@ class Pump:
                     estimated=finish.estimated,
                 )
             )
+            if finish.job.callback_url is not None and self._tell is not None:
+                self._tell(_notice(finish, finish.job.callback_url, self.clock.wall_ms()))
 
     def _start(self, function: Callable[..., Coroutine[Any, Any, None]], *args: Any) -> None:
         # After the drain nothing is begun any more: the journal knows what is left.
@@ -491,7 +497,27 @@ class Pump:
             result=completion.result,
             failure=completion.failure,
         )
-        self.journal.record([end], self.fail_if)
+        self.journal.record([end], partial(self._told_late, record, end))
+
+    def _told_late(self, record: Record, end: Ended, error: JournalError | None) -> None:
+        self.fail_if(error)
+        if error is None and record.callback_url is not None and self._tell is not None:
+            self._tell(
+                Notice(
+                    url=record.callback_url,
+                    id=record.id,
+                    state=end.state,
+                    account=record.account,
+                    function=record.function,
+                    qualifier=record.qualifier,
+                    tenant=record.tenant,
+                    attempt=record.attempt,
+                    ended_ms=end.at_ms,
+                    request_id=end.request_id,
+                    result=end.result,
+                    failure=end.failure,
+                )
+            )
 
     def fail_if(self, error: JournalError | None) -> None:
         """End `run` if the journal failed."""
@@ -576,6 +602,25 @@ def _first(group: BaseExceptionGroup[BaseException]) -> BaseException:
     while isinstance(error, BaseExceptionGroup):
         error = error.exceptions[0]
     return error
+
+
+def _notice(finish: Finish, url: str, wall_ms: int) -> Notice:
+    job = finish.job
+    return Notice(
+        url=url,
+        id=job.id,
+        state=finish.state,
+        account=job.lane.tenant.account,
+        function=job.lane.function.name,
+        qualifier=job.lane.qualifier,
+        tenant=job.lane.tenant.name,
+        attempt=job.attempt,
+        ended_ms=wall_ms,
+        request_id=job.request_id,
+        estimated=finish.estimated,
+        result=finish.result,
+        failure=finish.failure,
+    )
 
 
 def _call(job: Job, payload: bytes) -> Call:

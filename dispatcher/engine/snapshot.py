@@ -24,9 +24,16 @@ Accounts = dict[Labels, Account]
 class Engine(Direct):
     """The whole dispatcher between its edges."""
 
-    def __init__(self, *args: object, commit_s: Histogram | None = None, **more: object) -> None:
-        """*commit_s* is filled by whoever opened the journal."""
+    def __init__(
+        self,
+        *args: object,
+        commit_s: Histogram | None = None,
+        notices: Mapping[Labels, int] | None = None,
+        **more: object,
+    ) -> None:
+        """*commit_s* is filled by whoever opened the journal, *notices* by whoever tells them."""
         super().__init__(*args, **more)
+        self._notices = {} if notices is None else notices
         self._commit_s = commit_s or Histogram(COMMIT_BOUNDS_S)
         self._lag_s = Histogram(LAG_BOUNDS_S)
         self.reloads: dict[Labels, int] = {("ok",): 0, ("refused",): 0}
@@ -113,6 +120,7 @@ class Engine(Direct):
             journal_bytes=self.journal.size_bytes(),
             journal_errors=0 if self.journal.failed() is None else 1,
             config_reloads=dict(self.reloads),
+            notices=dict(self._notices),
         )
 
 

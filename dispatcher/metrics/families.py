@@ -276,6 +276,14 @@ FAMILIES: tuple[Family, ...] = (
         lambda statistics: statistics.config_reloads,
     ),
     Family(
+        "dispatcher_notices_total",
+        Kind.COUNTER,
+        ("account", "result"),
+        "Calls back to the URLs of invocations that ended: ok, failed after all tries, refused, "
+        "or dropped since too many waited.",
+        lambda statistics: statistics.notices,
+    ),
+    Family(
         "dispatcher_build_info",
         Kind.GAUGE,
         ("version", "python", "sqlite"),

@@ -2,7 +2,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from dispatcher.core.intake import FunctionName, Place, examine, function_name
+from dispatcher.core.intake import FunctionName, Place, callback_flaw, examine, function_name
 from dispatcher.core.model import (
     AccountRules,
     CallType,
@@ -111,3 +111,42 @@ def test_a_task_id_that_function_compute_would_refuse(task_id):
     with pytest.raises(Invalid) as caught:
         look(place=FC, task_id=task_id)
     assert caught.value.pointer == "/task_id"
+
+
+HOSTS = ("Hooks.example", "8.8.8.8")
+
+
+@pytest.mark.parametrize(
+    "url", ["https://hooks.example/", "https://HOOKS.example:8443/a?b=c", "https://8.8.8.8/x"]
+)
+def test_listed_hosts_may_be_called_back(url):
+    assert callback_flaw(url, HOSTS) is None
+
+
+@pytest.mark.parametrize(
+    "url",
+    [
+        "http://hooks.example/",
+        "https://hooks.example.evil.example/",
+        "https://evil.example/hooks.example",
+        "https://hooks.example@evil.example/",
+        "https://evil.example#@hooks.example/",
+        "https://evil.example\\@hooks.example/",
+        "https://u:p@hooks.example/",
+        "https://hooks.example:x/",
+        "https://hooks.example:99999/",
+        "https://hooks.example./",
+        "https://[::1]/",
+        "https:///x",
+        "https://hooks.example/ x",
+        "https://hooks.example/\r\nHost: x",
+        "https://hooks.ex\u00e4mple/",
+        "file:///etc/passwd",
+        "//hooks.example/",
+        "",
+        "https://hooks.example/" + "x" * 2048,
+    ],
+)
+def test_all_others_may_not(url):
+    assert callback_flaw(url, HOSTS)
+    assert callback_flaw("https://hooks.example/", ())

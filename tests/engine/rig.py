@@ -13,6 +13,7 @@ from dispatcher.engine import Engine
 from dispatcher.engine.pump import Trackers
 from dispatcher.engine.times import Clock
 from dispatcher.journals.memory import MemoryJournal
+from dispatcher.ports import Tell
 
 SETTINGS = """
 [accounts.main]
@@ -110,6 +111,7 @@ async def rig(
     trackers: Trackers | None = None,
     uniform: Callable[[], float] = lambda: 1.0,
     wall_s: Callable[[], float] | None = None,
+    tell: Tell | None = None,
 ) -> AsyncIterator[Rig]:
     """Run an engine for the length of a test; the end is a drain."""
     config = config or settings()
@@ -124,6 +126,7 @@ async def rig(
         trackers=trackers or {},
         clock=Clock(wall_s or (lambda: start_s + anyio.current_time())),
         uniform=uniform,
+        tell=tell,
     )
     async with anyio.create_task_group() as tasks:
         await tasks.start(engine.run)

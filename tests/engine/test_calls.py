@@ -4,12 +4,15 @@ from typing import Any
 
 import anyio
 import pytest
+from msgspec.structs import replace
 
+from dispatcher.config import CallbackSettings
 from dispatcher.core.model import (
     Call,
     Completion,
     Failure,
     Invocation,
+    Notice,
     NotSent,
     Query,
     Refused,
@@ -368,3 +371,40 @@ async def test_a_payload_too_large_with_its_offer_is_refused_at_once():
         assert r.enqueue("by_duration", payload=full)
         with pytest.raises(PayloadTooLarge, match="completion"):
             r.enqueue(payload=full)
+
+
+async def test_whoever_asked_is_told_of_the_end_once_it_is_on_disk():
+    told: list[Notice] = []
+    config = replace(settings(), callbacks=CallbackSettings(hosts=("hooks.example",)))
+    async with rig(config, tell=told.append) as r:
+        with pytest.raises(Invalid, match="not one of"):
+            r.enqueue(callback_url="https://evil.example/")
+        ticket = r.enqueue(callback_url="https://hooks.example/x", tenant="shop")
+        r.enqueue()
+        await ticket.accepted()
+        assert told == []
+        await ticket.ended()
+        await anyio.sleep(1)
+        (notice,) = told
+        assert (notice.url, notice.id, notice.state) == (
+            "https://hooks.example/x",
+            ticket.id,
+            State.SUCCEEDED,
+        )
+        assert (notice.tenant, notice.attempt, notice.estimated) == ("shop", 1, True)
+
+
+async def test_the_true_end_of_what_was_uncertain_is_told_as_well():
+    told: list[Notice] = []
+    config = replace(
+        settings(function="hold_max_s = 5", more=TASK),
+        callbacks=CallbackSettings(hosts=("hooks.example",)),
+    )
+    async with rig(config, tell=told.append) as r:
+        ticket = r.enqueue("task", callback_url="https://hooks.example/x")
+        assert (await ticket.ended()).state is State.UNCERTAIN
+        await r.engine.complete(Completion(id=ticket.id, verdict=Verdict.SUCCEEDED, result=b"1"))
+        assert [(each.state, each.result) for each in told] == [
+            (State.UNCERTAIN, None),
+            (State.SUCCEEDED, b"1"),
+        ]

@@ -66,6 +66,7 @@ def statistics(functions: tuple[str, ...] = FUNCTIONS, **changes: Any) -> Statis
         journal_bytes=next(number),
         journal_errors=next(number),
         config_reloads=numbers(("ok", "refused")),
+        notices=numbers(ACCOUNTS, ("ok", "failed", "refused", "dropped")),
     )
     return msgspec.structs.replace(whole, **changes)
 

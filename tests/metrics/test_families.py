@@ -45,6 +45,7 @@ dispatcher_circuit_open gauge account
 dispatcher_paused gauge account
 dispatcher_queue_jobs_max gauge
 dispatcher_start_delay_seconds histogram account
+dispatcher_notices_total counter account result
 dispatcher_untracked gauge account function
 """
 
