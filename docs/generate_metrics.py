@@ -31,7 +31,7 @@ defines them.
 | `tenant` | the tenants of the configuration, `default` for none; the rest is `other` |
 | `state` | of `ended`: `succeeded`, `dead`, `expired`, `cancelled`, `uncertain`; of `queue_jobs`: `due`, `delayed`; of `recovered`: `waiting`, `sending`, `running` |
 | `result` | of `send_attempts`: `ok`, `throttled`, `refused`, `error`, `timeout`; of `config_reloads`: `ok`, `refused`; of `notices`: `ok`, `failed`, `refused`, `dropped` |
-| `reason` | of `throttles`: the cloud's own code, to the letter; of `rejected`: `invalid`, `payload_too_large`, `key_reused`, `queue_full`, `draining`, `disk_full`, `journal` |
+| `reason` | of `throttles`: the cloud's own code, to the letter; of `rejected`: `invalid`, `payload_too_large`, `key_reused`, `queue_full`, `draining`, `disk_full`, `waited_too_long`, `withdrawn`, `journal` |
 | `gate` | what held work up: `account`, `function`, `tenant`, `rate`, `ramp`, `resource`, `paused`, `retry_after`, `circuit`, `retry`, `delay` |
 | `source` | the way in, such as `in_process` or `http` |
 

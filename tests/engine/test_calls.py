@@ -397,7 +397,7 @@ async def test_whoever_asked_is_told_of_the_end_once_it_is_on_disk():
 async def test_the_true_end_of_what_was_uncertain_is_told_as_well():
     told: list[Notice] = []
     config = replace(
-        settings(function="hold_max_s = 5", more=TASK),
+        settings(function="hold_max_s = 12", more=TASK),
         callbacks=CallbackSettings(hosts=("hooks.example",)),
     )
     async with rig(config, tell=told.append) as r:
