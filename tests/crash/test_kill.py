@@ -157,7 +157,7 @@ def test_kill_9_loses_nothing(tmp_path):
     began = time.monotonic()
     with cloud(tmp_path, CLOUD) as url, Launcher() as launcher:
         config = write_config(tmp_path, CONFIG.replace("CLOUD", url))
-        callers = Callers(singles=3, bulks=1, pause_s=0.07)
+        callers = Callers(singles=3, bulks=1, pause_s=0.06)
         with callers.running():
             for _ in range(KILLS):
                 kill_at_random(launcher, config, callers, rng, tally)

@@ -12,8 +12,8 @@ from tests.sidecar import call, cloud, write_config
 
 pytestmark = pytest.mark.slow
 
-JOBS = 800
-PAYLOAD_BYTES = 100_000
+JOBS = 200
+PAYLOAD_BYTES = 400_000
 BYTES_MAX = 2_000_000
 
 
