@@ -130,9 +130,6 @@ class Backlog:
         tenant, line = lane.tenant, lane.line
         job = lane.jobs.pop()
         self._no_longer_due(job)
-        if line is not None:
-            # What blocked it gave it no claim to what others used meanwhile.
-            tenant.passed = max(tenant.passed, self._passed)
         if tenant.gate.below_floor:
             tenant.passed = min(tenant.passed, self._passed + FLOOR_DEBT_S)
         else:

@@ -317,6 +317,29 @@ def test_room_that_was_meant_for_what_is_cancelled_goes_to_the_next():
     assert w.run() == [same_version]
 
 
+def test_who_waits_in_line_goes_before_what_comes_just_when_there_is_room():
+    functions = {"f": function_of(instance_concurrency=10, instances_max=1)}
+    w = World(rules_of(functions, quota=5))
+    running = w.admit("f", qualifier="1")
+    w.run()
+    waiting = w.admit("f", qualifier="2")
+    w.run()
+    w.end([running])
+    w.admit("f", qualifier="1")
+    assert w.run() == [waiting]
+
+
+def test_who_becomes_first_in_line_goes_at_once_if_it_fits():
+    functions = {"f": function_of(instance_concurrency=2, instances_max=1)}
+    w = World(rules_of(functions, {"heavy": TenantRules(weight=9)}, quota=5))
+    w.admit("f", qualifier="1")
+    w.run()
+    w.admit("f", qualifier="2")
+    w.run()
+    heavy = w.admit("f", "heavy", qualifier="1")
+    assert w.run() == [heavy]
+
+
 def packers_do_not_starve(s: Simulation, victim: Job, *packers: tuple[str, str, str | None]) -> int:
     """Keep *packers* coming while the victim waits; return how many runs ended meanwhile."""
     while victim.first_sent_at is None:

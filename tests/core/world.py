@@ -259,6 +259,10 @@ class World:
                 assert job.lane.function.shut(self.now) is not None, job
         if account.gate.in_use >= account.gate.limit:
             return
+        for line in account.backlog._lines.values():
+            first = line.lanes.first()
+            assert first is not None
+            assert _blocked(first, self.now), "the first in line fits"
         lanes = {job.lane for job in due if job.slot is None}
         at_function = {lane.function for lane in lanes if _blocked(lane, self.now)}
         at_ceiling = {lane.tenant for lane in lanes if not lane.fits_tenant}
