@@ -182,6 +182,7 @@ def test_what_was_spent_is_taken_back_once_it_fits(tmp_path, free):
     assert not reserve.spend()
     free(BALLAST + 999, ballast)
     assert not reserve.room()
+    assert not ballast.exists()
     free(BALLAST + 1000, ballast)
     assert reserve.room()
     assert ballast.exists()

@@ -61,6 +61,13 @@ async def test_the_oldest_key_goes_when_there_are_too_many():
     assert [verdict is None for verdict in verdicts] == [False, False, True]
 
 
+async def test_keys_are_forgotten_by_their_age():
+    journal = MemoryJournal(retention_s=60)
+    await accept(journal, entry(key="a"), entry(key="b"))
+    assert await accept(journal, entry(key="a", accepted_ms=NOW_MS + RETENTION_MS)) == [None]
+    assert [key for _, key in journal._keys] == ["a"]
+
+
 async def test_the_bytes_are_counted_through_a_whole_life():
     journal = MemoryJournal(retention_s=60)
     await accept(journal, entry(b"x" * 400, id="a"), entry(b"x" * 50, id="b"))
