@@ -3,12 +3,14 @@
 from dispatcher.web.app import ACCESS, make_app, make_metrics_app
 from dispatcher.web.clients import Clients
 from dispatcher.web.guard import Limits
+from dispatcher.web.ingress_fc import IngressFc
 from dispatcher.web.ingress_lambda import IngressLambda
 from dispatcher.web.listener import Listener
 
 __all__ = [
     "ACCESS",
     "Clients",
+    "IngressFc",
     "IngressLambda",
     "Limits",
     "Listener",

@@ -10,7 +10,7 @@ from dispatcher.config import Settings, parse
 from dispatcher.emulator import Account, Emulator, Function
 from dispatcher.emulator import Settings as CloudSettings
 from dispatcher.engine import Engine
-from dispatcher.web import Clients, IngressLambda, Listener, make_app
+from dispatcher.web import Clients, IngressFc, IngressLambda, Listener, make_app
 from dispatcher.wiring import open_engine, run_engine
 
 KEY, SECRET = "LOCALKEY", "local/secret+of=tests"
@@ -121,4 +121,4 @@ async def sidecar(
 
 
 def routes(engine: Engine, clients: Clients) -> Any:
-    return IngressLambda(engine, clients).routes()
+    return (*IngressLambda(engine, clients).routes(), *IngressFc(engine, clients).routes())
