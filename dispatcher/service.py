@@ -27,7 +27,7 @@ import anyio.to_thread
 from aiohttp import web
 from anyio.abc import TaskGroup
 
-from dispatcher.config import load, needs_restart, warnings
+from dispatcher.config import Settings, load, needs_restart, warnings
 from dispatcher.engine import Engine
 from dispatcher.errors import ConfigError
 from dispatcher.metrics import make_registry, render
@@ -35,6 +35,7 @@ from dispatcher.systemd import Notifier
 from dispatcher.web import (
     ACCESS,
     Clients,
+    IngressFc,
     IngressLambda,
     Listener,
     dashboard,
@@ -73,7 +74,7 @@ async def serve(path: Path, *, on_ready: Callable[[tuple[str, ...]], None] | Non
 
         clients = Clients()
         clients.take(settings, await clients.read(settings))
-        drop_in = IngressLambda(engine, clients).routes()
+        drop_in = (*IngressLambda(engine, clients).routes(), *IngressFc(engine, clients).routes())
         more_routes = (*drop_in, *dashboard.routes(engine))
         apps = [make_app(engine, settings.server, metrics=metrics, more_routes=more_routes)]
         apps[0][CLIENTS] = clients
@@ -136,8 +137,7 @@ async def reload(path: Path, engine: Engine, apps: Sequence[web.Application]) ->
     try:
         settings = await anyio.to_thread.run_sync(load, path)
         # All that can be refused comes first, so that nothing is half taken.
-        if keys := needs_restart(engine.settings, settings):
-            raise ConfigError([(key, "changes only with a restart") for key in keys])
+        _check_changes(engine.settings, settings)
         keys_of_clients = await Clients.read(settings)
         for app in apps:
             await app[ACCESS].reload(settings.server)
@@ -152,6 +152,12 @@ async def reload(path: Path, engine: Engine, apps: Sequence[web.Application]) ->
     logger.info("config_reloaded")
     engine.reloads["ok",] += 1
     return True
+
+
+def _check_changes(old: Settings, new: Settings) -> None:
+    """Raise `ConfigError` for what cannot change while the process runs."""
+    if keys := needs_restart(old, new):
+        raise ConfigError([(key, "changes only with a restart") for key in keys])
 
 
 async def _give_up_after(seconds: float) -> None:
