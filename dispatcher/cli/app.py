@@ -12,7 +12,8 @@ from dispatcher import emulator
 from dispatcher.cli.asking import asking, dead
 from dispatcher.cli.codes import Code
 from dispatcher.cli.health import health
-from dispatcher.config import address, load, warnings
+from dispatcher.config import Settings, address, load, warnings
+from dispatcher.config.shape import spelled
 from dispatcher.service import configure_logging, run_loop, serve
 from dispatcher.version import __version__
 
@@ -74,7 +75,15 @@ def serve_command(
 
 
 @app.command()
-def check(config: Config) -> None:
+def check(
+    config: Config,
+    online: Annotated[
+        bool,
+        typer.Option(
+            "--online", help="Also ask the clouds how the ends of each function will be known."
+        ),
+    ] = False,
+) -> None:
     """
     Read and judge a configuration.
 
@@ -93,7 +102,25 @@ def check(config: Config) -> None:
         for function, rules in account.functions.items():
             exact = "an estimate" if rules.completion in ("duration", "accepted") else "exact"
             typer.echo(f"  {function}: end known by {rules.completion} ({exact})")
+    if online:
+        _look(settings)
     typer.echo(f"{config}: good")
+
+
+def _look(settings: Settings) -> None:
+    """Ask the clouds; what they do not say is no error of the configuration."""
+    from dispatcher.cli import online  # noqa: PLC0415 -- only here
+
+    for finding in anyio.run(online.look, settings):
+        name = spelled(
+            ("accounts", finding.account)
+            if finding.function is None
+            else ("accounts", finding.account, "functions", finding.function)
+        )
+        typer.echo(
+            f"{'warning: ' if finding.is_warning else ''}{name}: {finding.text}",
+            err=finding.is_warning,
+        )
 
 
 @app.command()

@@ -13,6 +13,7 @@ from dispatcher.core.model import (
     AccountRules,
     Call,
     CallType,
+    Denied,
     Failure,
     Lost,
     NotSent,
@@ -124,6 +125,35 @@ class LambdaTransport:
 
         return await self._keyring.signed(attempt)
 
+    async def look(self, version: str, *path: str) -> tuple[int, bytes] | Denied | NotSent | Lost:
+        """
+        Make one signed GET to the management API: *path* below the *version*, not escaped.
+
+        Returns `(status, body)` of any reply that is not a denial.
+        """
+        try:
+            below = "/".join(signing.path_segment(each) for each in path)
+        except ValueError as error:
+            return NotSent(Failure("invalid", str(error)))
+        whole = f"/{version}/{below}"
+        target = _Target(URL(self._origin + whole, encoded=True), signing.sigv4_path(whole), "")
+        digest = await body_digest(b"")
+
+        async def attempt(keys: Keys) -> tuple[int, bytes] | Denied | NotSent | Lost:
+            reply = await self._wire.exchange(
+                "GET",
+                target.url,
+                self._signed("GET", target, keys, [], digest),
+                b"",
+                timeout=self._accept_timeout,
+                body_max=ERROR_BODY_MAX,
+            )
+            if isinstance(reply, (NotSent, Lost)):
+                return reply
+            return lambda_replies.denied(reply, self._clock()) or (reply.status, reply.body)
+
+        return await self._keyring.signed(attempt)
+
     async def stop(self, call: Call) -> bool:  # noqa: ARG002 -- part of the port
         """Lambda has no way to stop an invocation."""
         return False
@@ -154,25 +184,29 @@ class LambdaTransport:
         options: list[tuple[str, str]],
         digest: str,
     ) -> CIMultiDict[str]:
+        return self._signed(
+            "POST", target, keys, [("x-amz-invocation-type", _TYPES[call.type]), *options], digest
+        )
+
+    def _signed(
+        self,
+        method: str,
+        target: _Target,
+        keys: Keys,
+        more: list[tuple[str, str]],
+        digest: str,
+    ) -> CIMultiDict[str]:
         moment = signing.sigv4_time(int(self._clock()))
-        signed = [
-            ("host", self._host),
-            ("x-amz-date", moment),
-            ("x-amz-invocation-type", _TYPES[call.type]),
-        ]
+        headers = CIMultiDict([("host", self._host), ("x-amz-date", moment), *more])
         if keys.security_token:
-            signed.append(("x-amz-security-token", keys.security_token))
-        headers = CIMultiDict(signed)
-        if options:
-            headers.extend(options)
-            signed += [(name, signing.sigv4_value(value)) for name, value in options]
-            signed.sort()
+            headers["x-amz-security-token"] = keys.security_token
+        signed = sorted((name, signing.sigv4_value(value)) for name, value in headers.items())
         signature = signing.sigv4_signature(
             keys.access_key_secret,
             moment,
             self._region,
             "lambda",
-            signing.canonical_request("POST", target.path, target.query, signed, digest),
+            signing.canonical_request(method, target.path, target.query, signed, digest),
         )
         headers["Authorization"] = signing.sigv4_authorization(
             keys.access_key_id,

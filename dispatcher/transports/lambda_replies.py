@@ -118,6 +118,17 @@ def outcome(call: Call, reply: Reply, now_s: float) -> Outcome:
     return Refused(failure)
 
 
+def denied(reply: Reply, now_s: float) -> Denied | None:
+    """Return the denial that *reply* is, whatever was asked for; None: it is none."""
+    words = error_body(reply.body)
+    code = _code(reply, words)
+    if reply.status not in (401, 403) and code not in _DENIALS:
+        return None
+    message = error_message(reply, words, "message", "errormessage")
+    note = clock_note(reply.headers, now_s)
+    return Denied(Failure("denied", message + note, reason=code, status=reply.status))
+
+
 def _good(call: Call, reply: Reply) -> Outcome:
     request_id = reply.headers.get(REQUEST_ID, "")
     if call.type is CallType.ASYNC:
