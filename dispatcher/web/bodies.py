@@ -113,10 +113,7 @@ async def expect(request: web.Request) -> web.Response | None:
 
 
 async def _ask_to_go_on(request: web.Request) -> None:
-    writer = request.writer
-    await writer.write(b"HTTP/1.1 100 Continue\r\n\r\n")
-    # This was no part of the answer, which begins with the next byte.
-    writer.output_size = 0
+    await request.writer.write(b"HTTP/1.1 100 Continue\r\n\r\n")
 
 
 def _too_large(size_max: int) -> problems.Refusal:

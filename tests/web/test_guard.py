@@ -106,7 +106,7 @@ async def test_a_body_that_trickles_is_408_but_one_that_flows_is_not():
 
 
 async def test_a_peer_that_reads_slowly_but_reads_gets_all_of_its_answer():
-    async with serving(BigEngine(), stall_max_s=15) as site:
+    async with serving(BigEngine(), stall_max_s=30) as site:
         wire = await site.wire(receives=16_384)
         wire.say(GET_BIG)
         read = 0
@@ -114,7 +114,7 @@ async def test_a_peer_that_reads_slowly_but_reads_gets_all_of_its_answer():
             await asyncio.sleep(1)
             read += len(await wire.reader.read(200_000))
             assert not wire.reader.at_eof()
-        assert now() > 20
+        assert now() > 80
 
 
 async def test_a_peer_that_does_not_read_its_answer_is_closed():
@@ -125,7 +125,7 @@ async def test_a_peer_that_does_not_read_its_answer_is_closed():
         assert len(await wire.closed()) < BIG
 
 
-BIG = 4_000_000
+BIG = 12_000_000
 GET_BIG = b"GET /v1/invocations/big HTTP/1.1\r\nHost: localhost\r\n\r\n"
 
 
