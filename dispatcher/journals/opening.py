@@ -214,13 +214,13 @@ def _probe(connection: Connection) -> None:
 
     To read it all, as after a crash, would make every start of a large journal slow.
     """
-    tables = connection.execute("SELECT name FROM sqlite_master WHERE type = 'table'").fetchall()
-    for (name,) in tables:
-        (key,) = connection.execute(
-            "SELECT name FROM pragma_table_info(?) WHERE pk = 1", (name,)
-        ).fetchone()
+    keys = connection.execute(
+        "SELECT t.name, c.name FROM sqlite_master AS t, pragma_table_info(t.name) AS c"
+        " WHERE t.type = 'table' AND c.pk = 1"
+    ).fetchall()
+    for table, key in keys:
         for order in ("ASC", "DESC"):
-            sql = f'SELECT * FROM "{name}" ORDER BY "{key}" {order} LIMIT 1'  # noqa: S608
+            sql = f'SELECT * FROM "{table}" ORDER BY "{key}" {order} LIMIT 1'  # noqa: S608
             connection.execute(sql).fetchall()
 
 
