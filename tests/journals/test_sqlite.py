@@ -146,16 +146,18 @@ async def test_a_process_that_was_forked_off_cannot_use_it_and_does_not_hold_it(
         good = all(isinstance(one, JournalError) for one in told) and len(told) == 2
         os.read(until, 1)
         os._exit(0 if good and not journal.accepting() else 1)
-    assert await accept(journal, entry()) == [None]
-    with pytest.raises(JournalLocked):
-        await open_at(path)
-    await journal.aclose()
-    await (await open_at(path)).aclose()
-    os.write(go_on, b"!")
-    _, status = await anyio.to_thread.run_sync(os.waitpid, child, 0)
+    try:
+        assert await accept(journal, entry()) == [None]
+        with pytest.raises(JournalLocked):
+            await open_at(path)
+        await journal.aclose()
+        await (await open_at(path)).aclose()
+    finally:
+        os.write(go_on, b"!")
+        _, status = await anyio.to_thread.run_sync(os.waitpid, child, 0)
+        os.close(until)
+        os.close(go_on)
     assert os.waitstatus_to_exitcode(status) == 0
-    os.close(until)
-    os.close(go_on)
 
 
 async def test_the_names_of_the_files_are_durable_before_anything_is_accepted(path, monkeypatch):
