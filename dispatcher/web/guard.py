@@ -258,8 +258,7 @@ class GuardedHandler(web.RequestHandler):
 
     def _head_is_late(self) -> None:
         self._head_timer = None
-        if not (self._request_in_progress or self._messages):
-            self.abort()
+        self.abort()
 
     def _watch_stall(self, waiting: int | None = None) -> None:
         self._stall_timer = None
