@@ -26,7 +26,7 @@ from tests.journals.asking import recovered
 
 pytestmark = [pytest.mark.real_time, pytest.mark.slow]
 
-CUTS = 3000
+CUTS = 2000
 CUTS_A_RUN = 25
 
 RECOVERED = (State.WAITING, State.SENDING, State.RUNNING, State.UNCERTAIN)
