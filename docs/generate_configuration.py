@@ -29,7 +29,13 @@ from dispatcher.config.settings import (
     StaticCredentials,
 )
 from dispatcher.config.shape import expected
-from dispatcher.core.model import FunctionRules, RetryRules, TenantRules
+from dispatcher.core.model import (
+    FunctionRules,
+    RampRules,
+    ResourceRules,
+    RetryRules,
+    TenantRules,
+)
 
 PAGE = Path(__file__).with_name("configuration.md")
 SAMPLE = Path(__file__).parent.parent / "deploy" / "dispatcher.toml"
@@ -92,6 +98,8 @@ SECTIONS = [
 
 SOURCES = [DefaultCredentials, EnvCredentials, StaticCredentials]
 
+TABLES: dict[type[msgspec.Struct], str] = {RampRules: "ramp", ResourceRules: "resources"}
+
 EXAMPLES: dict[str, Any] = {
     # Keys without a default.
     "server.token_file": "/run/secrets/dispatcher-token",
@@ -103,6 +111,9 @@ EXAMPLES: dict[str, Any] = {
     "accounts.quota": 300,
     "accounts.endpoint": "http://127.0.0.1:8710",
     "accounts.completion_queue": "https://sqs.us-east-1.amazonaws.com/123456789012/ends",
+    "accounts.ramp": {"burst": 300, "per_minute": 300},
+    "accounts.resources": {"vcpu": 600},
+    "accounts.functions.ramp": {"burst": 1000, "per_minute": 6000},
     "accounts.functions.completion": "task",
     "accounts.functions.instances_max": 50,
     "accounts.functions.duration_s": 30.0,
@@ -207,6 +218,13 @@ _CREDENTIALS = """
 |---|---|---|
 """
 
+_INLINE = """
+### Small tables
+
+| table | key | meaning | value |
+|---|---|---|---|
+"""
+
 _AFTER = """
 ## How the end of a function becomes known
 
@@ -238,6 +256,7 @@ def _chapter(section: Section) -> str:
     text = f"\n## `{header(section)}`\n\n{textwrap.fill(about, 100)}\n\n{table}"
     if section.kind is AccountSettings:
         text += _CREDENTIALS + "".join(map(_source_row, SOURCES))
+        text += _INLINE + "".join(map(_inline_rows, TABLES))
     return text
 
 
@@ -251,6 +270,16 @@ def _row(section: Section, field: msgspec.inspect.Field) -> str:
     change = "restart" if read_once((*section.keys, field.name)) else "live"
     what = expected(field.type) if field.name != "credentials" else "a table: see below"
     return f"| `{field.name}` | {meaning} | {what} | {shown} | {change} |\n"
+
+
+def _inline_rows(kind: type[msgspec.Struct]) -> str:
+    info = msgspec.inspect.type_info(kind)
+    assert isinstance(info, msgspec.inspect.StructType)
+    meanings = docstrings(kind)
+    return "".join(
+        f"| `{TABLES[kind]}` | `{field.name}` | {meanings[field.name]} | {expected(field.type)} |\n"
+        for field in info.fields
+    )
 
 
 def _source_row(kind: type[msgspec.Struct]) -> str:

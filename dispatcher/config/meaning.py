@@ -170,6 +170,7 @@ def _of_account(account: AccountSettings, path: str, name: str) -> Iterator[Prob
     if isinstance(account.credentials, StaticCredentials):
         yield from _of_static(account.credentials, f"{path}.credentials")
     yield from _of_shares(account, path)
+    yield from _of_resources(account, path)
     for function, rules in account.functions.items():
         yield from _of_function(account, rules, function, path)
 
@@ -178,6 +179,8 @@ def _of_shares(account: AccountSettings, path: str) -> Iterator[Problem]:
     free = account.quota - account.headroom
     if free <= 0:
         yield Problem(f"{path}.headroom", f"leaves nothing of the quota, {account.quota}")
+    elif account.limit_min > free:
+        yield Problem(f"{path}.limit_min", f"more than the quota less the headroom, {free}")
     reserved = sum(tenant.reserved for tenant in account.tenants.values())
     if reserved > max(free, 0):
         less = f" less the headroom, {free}" if account.headroom else f", {account.quota}"
@@ -186,6 +189,20 @@ def _of_shares(account: AccountSettings, path: str) -> Iterator[Problem]:
         )
     for name, tenant in account.tenants.items():
         yield from _of_tenant(tenant, f"{path}.{spelled(('tenants', name))}", name)
+
+
+def _of_resources(account: AccountSettings, path: str) -> Iterator[Problem]:
+    resources = account.resources
+    if resources is None:
+        return
+    for name, rules in account.functions.items():
+        if name == "*" and not account.unlisted:
+            continue
+        place = f"{path}.{spelled(('functions', name))}.vcpu"
+        if not rules.vcpu:
+            yield Problem(place, "required with the account's resources.vcpu: vCPUs of an instance")
+        elif rules.vcpu > resources.vcpu:
+            yield Problem(place, f"more than the account's resources.vcpu, {resources.vcpu:g}")
 
 
 def _of_endpoint(endpoint: str, path: str) -> Iterator[Problem]:

@@ -138,11 +138,6 @@ class AccountSettings(AccountRules, frozen=True, kw_only=True):
     `http(s)://host[:port]` to call instead of the provider's public endpoint: an emulator, or
     an endpoint inside a VPC.
     """
-    limit: Literal["fixed", "adaptive"] = "fixed"
-    """
-    The limit in force: `fixed` is the quota less the headroom, `adaptive` goes below that while
-    the cloud throttles or delays.
-    """
     completion_queue: str | None = None
     """
     aws-lambda: URL of the SQS queue that the functions' OnSuccess and OnFailure destinations

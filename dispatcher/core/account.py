@@ -39,6 +39,9 @@ IDLE_KEPT: Final = 1024
 #: What a run is thought to take before anything is known, for the charge at its launch.
 UNKNOWN_RUN_S: Final = 1.0
 
+#: How long a rate is let rest that the cloud found too high, where it does not say itself.
+RATE_CLOSED_S: Final = 0.5
+
 OTHER: Final = "other"
 DEFAULT: Final = "default"
 
@@ -56,6 +59,7 @@ class Account:
         self.in_flight: dict[tuple[str, str], int] = {}
         self.blocked_by: GateKind | None = None
         self.blocked_since = 0.0
+        self.reopens_at: float | None = None  #: when time alone lets the next one pass its ramp
         self._labelled: set[str] = set()
         self._forget_functions_at = IDLE_KEPT
         self._forget_tenants_at = IDLE_KEPT
@@ -134,7 +138,8 @@ class Account:
             taken_at=now,
             charged_s=UNKNOWN_RUN_S if function.duration_s is None else function.duration_s,
         )
-        self.gate.take(function.take(slot.qualifier))
+        added = function.take(slot.qualifier, now)
+        self.gate.take(added, added * function.milli_vcpu)
         tenant.gate.take(share)
         self.in_flight[slot.labels] = self.in_flight.get(slot.labels, 0) + 1
         tenant.pays(slot.charged_s, slot)
@@ -147,7 +152,8 @@ class Account:
         assert slot is not None, job.id
         job.slot = None
         self.in_flight[slot.labels] -= 1
-        self.gate.give_back(lane.function.give_back(slot.qualifier))
+        freed = lane.function.give_back(slot.qualifier)
+        self.gate.give_back(freed, freed * lane.function.milli_vcpu)
         lane.tenant.gate.give_back(slot.share)
         lane.tenant.pays(now - slot.taken_at - slot.charged_s, slot)
         self.backlog.rerank(lane.tenant)
@@ -169,27 +175,23 @@ class Account:
         lane = self.backlog.next_lane(now)
         if lane is None:
             return GateKind.FUNCTION if self.backlog.any_parked else GateKind.TENANT
-        if self.gate.full(lane.function.instances_for_one_more(lane.qualifier)):
-            return GateKind.ACCOUNT
+        if (no_room := self.gate.no_room(lane.function, lane.qualifier, now)) is not None:
+            self.reopens_at = no_room.until
+            return no_room.gate
+        self.gate.launch(lane.function, lane.qualifier, now)
         job = self.backlog.take(lane)
         self.take(job, now)
         return job
 
     def answered(self, function: FunctionGate, slot: Slot, outcome: Outcome, now: float) -> bool:
         """Count a send as over; True: the circuit opened for what came of it."""
-        if isinstance(outcome, Throttled) and outcome.retry_after_s is not None:
-            until = now + retry_after_s(outcome)
-            if outcome.gate is GateKind.FUNCTION:
-                self._close(function, until)
-            else:
-                self.gate.close(outcome, until)
-        if isinstance(outcome, Throttled) and outcome.gate is GateKind.ACCOUNT:
-            self.gate.met_quota(slot.sent_at, self.gate.in_use, now)
+        if isinstance(outcome, Throttled):
+            self._throttled(function, slot, outcome, now)
         elif isinstance(outcome, Replied):
-            self.gate.ran(now - slot.sent_at, now)
+            self._ran(function, now - slot.sent_at, now)
         return self.gate.answered(slot, outcome, now)
 
-    def ended(self, slot: Slot, completion: Completion, now: float) -> None:
+    def ended(self, function: FunctionGate, slot: Slot, completion: Completion, now: float) -> None:
         """Learn from the end of an asynchronous run whose slot is still held."""
         delay_s = completion.start_delay_s
         if delay_s is not None and START_DELAY_S <= delay_s < math.inf:
@@ -198,7 +200,33 @@ class Account:
             running = self.gate.in_use * max(0.0, 1.0 - delay_s / held_s) if held_s > 0 else 0.0
             self.gate.met_quota(slot.sent_at, max(1, round(running)), now)
         else:
-            self.gate.ran(completion.run_s, now)
+            run_s = completion.run_s
+            measured = run_s is not None and 0.0 <= run_s < math.inf
+            self._ran(function, run_s if measured else None, now)
+
+    def _throttled(
+        self, function: FunctionGate, slot: Slot, outcome: Throttled, now: float
+    ) -> None:
+        """Take a refusal to the gate whose limit it names, and close it for as long as was asked."""
+        wait_s = retry_after_s(outcome)
+        if outcome.gate is GateKind.FUNCTION:
+            if outcome.function_rate:
+                wait_s = wait_s or RATE_CLOSED_S
+            else:
+                function.met_limit(slot.sent_at, self.gate.ceiling, now)
+            if wait_s:
+                self._close(function, now + wait_s)
+            return
+        if outcome.gate is GateKind.RATE:
+            wait_s = wait_s or RATE_CLOSED_S
+        else:
+            self.gate.met_quota(slot.sent_at, self.gate.in_use, now)
+        if wait_s:
+            self.gate.close(outcome, now + wait_s)
+
+    def _ran(self, function: FunctionGate, run_s: float | None, now: float) -> None:
+        self.gate.ran(run_s, now)
+        function.ran(run_s, now)
 
     # -- Time
 
@@ -227,6 +255,8 @@ class Account:
             shut = self.gate.shut(now)
             if shut is not None and shut.until is not None:
                 yield shut.until
+            if self.blocked_by is GateKind.RAMP and self.reopens_at is not None:
+                yield self.reopens_at
 
     def note_blocked(
         self, gate: GateKind | None, now: float, seconds: defaultdict[Labels, float]
@@ -242,9 +272,13 @@ class Account:
     def pause(self, function: str | None, *, paused: bool) -> None:
         """Stop or resume all sends, or those to one function."""
         if function is None:
+            if self.gate.paused and not paused:
+                self.gate.starts_again()
             self.gate.paused = paused
             return
         gate = self.function(function)
+        if gate.paused and not paused:
+            gate.starts_again(self.gate.limit)
         gate.paused = paused
         self.backlog.opened(gate)
 
@@ -253,7 +287,9 @@ class Account:
         self.gate.set_rules(rules)
         for name, function in self.functions.items():
             function.listed = name in rules.functions
-            self.gate.take(function.set_rules(rules_for(rules.functions, name)))
+            vcpu = function.in_use * function.milli_vcpu
+            added = function.set_rules(rules_for(rules.functions, name))
+            self.gate.take(added, function.in_use * function.milli_vcpu - vcpu)
             self.backlog.opened(function)
         for name in rules.functions:
             if name != "*":
@@ -284,15 +320,15 @@ class Account:
             return blocked
         if job.slot is None:
             if lane.line is not None or function.blocked(lane.qualifier, now) is not None:
-                rules = function.rules
-                return Blocked(
-                    GateKind.FUNCTION, function.name, rules.instances_max, function.in_use
+                blocked = function.blocked(lane.qualifier, now)
+                return blocked or Blocked(
+                    GateKind.FUNCTION, function.name, function.limit, function.in_use
                 )
             if tenant.at_ceiling or not lane.fits_tenant:
                 held = tenant.gate
                 return Blocked(GateKind.TENANT, tenant.name, held.rules.limit, held.in_use)
-            if self.gate.full(1):
-                return Blocked(GateKind.ACCOUNT, self.name, self.gate.limit, self.gate.in_use)
+            if (no_room := self.gate.no_room(function, lane.qualifier, now)) is not None:
+                return no_room
         # Nothing but the order, or the pump that has not come round yet.
         return shut or Blocked(GateKind.ACCOUNT, self.name, self.gate.limit, self.gate.in_use)
 

@@ -52,7 +52,8 @@ class Adaptive:
         "slow",
     )
 
-    def __init__(self, floor: int, ceiling: int) -> None:
+    def __init__(self, floor: int, ceiling: int, in_use: int = 0) -> None:
+        """Begin with slow start from *in_use*, which are held, or from `START_PART`."""
         assert 1 <= floor <= ceiling, (floor, ceiling)
         self.floor = floor
         self.ceiling = ceiling
@@ -64,7 +65,7 @@ class Adaptive:
         self._x = 0.0  #: units of time on the curve
         self._row = 0  #: cuts in a row, without the limit having come back between
         self._limit = float(floor)
-        self.restart(0)
+        self.restart(in_use)
 
     def __repr__(self) -> str:
         return f"<Adaptive {self.limit} of {self.floor} to {self.ceiling}, slow={self.slow}>"

@@ -27,6 +27,7 @@ from dispatcher.core.gates import FunctionGate
 from dispatcher.core.job import Job
 from dispatcher.core.lanes import Lane, Line, TenantQueue
 from dispatcher.core.lazy_heap import LazyHeap, Ranking
+from dispatcher.core.model import GateKind
 
 __all__ = ["Backlog", "Job", "Lane", "Line", "TenantQueue"]
 
@@ -54,6 +55,7 @@ class Backlog:
         self._resends: OrderedDict[str, Job] = OrderedDict()
         self._shut_resends: dict[str, OrderedDict[str, Job]] = {}
         self._delayed: Ranking[Job] = Ranking()
+        self._ramps: list[tuple[float, int, FunctionGate]] = []  #: when they let one more begin
         self._expiries: LazyHeap[tuple[float, int, Job]] = LazyHeap(_will_expire)
         self._ages = Ages()
 
@@ -203,8 +205,12 @@ class Backlog:
         if line.entry[:2] != tenant.place:
             self._order.place(line, *tenant.place, line.serial)
             return None
-        if lane.function.blocked(lane.qualifier, now) is not None:
+        if (blocked := lane.function.blocked(lane.qualifier, now)) is not None:
             self._order.remove(line)
+            if blocked.gate is GateKind.RAMP and blocked.until != line.opens_at:
+                assert blocked.until is not None, blocked
+                line.opens_at = blocked.until
+                heapq.heappush(self._ramps, (blocked.until, self.next_serial(), lane.function))
             return None
         if tenant.at_ceiling or not lane.fits_tenant:
             tenant.at_ceiling = True
@@ -283,6 +289,8 @@ class Backlog:
 
     def wake(self, now: float) -> None:
         """Let those take their turn whose time has come."""
+        while self._ramps and self._ramps[0][0] <= now:
+            self.room_at(heapq.heappop(self._ramps)[2])
         while (job := self._delayed.first()) is not None and job.wakes_at <= now:
             self._delayed.pop()
             self.delayed -= 1
@@ -306,9 +314,12 @@ class Backlog:
     def next_time(self) -> float | None:
         """Return when `wake` or `expired` have something to do."""
         delayed, expiry = self._delayed.first(), self._expiries.first()
-        if delayed is None:
-            return None if expiry is None else expiry[0]
-        return delayed.wakes_at if expiry is None else min(delayed.wakes_at, expiry[0])
+        times = [self._ramps[0][0]] if self._ramps else []
+        if delayed is not None:
+            times.append(delayed.wakes_at)
+        if expiry is not None:
+            times.append(expiry[0])
+        return min(times, default=None)
 
     # -- What others want to know
 

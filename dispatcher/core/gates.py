@@ -6,38 +6,28 @@ from all of them together, and gives back when the slot ends.
 """
 
 import math
-from collections.abc import Mapping
 from typing import Any
 
 from msgspec import Struct
 
 from dispatcher.core.adaptive import Adaptive
 from dispatcher.core.circuit import Circuit
-from dispatcher.core.durations import Durations
+from dispatcher.core.function_gate import Blocked, FunctionGate, milli, rules_for
 from dispatcher.core.model import (
     AccountRules,
     Denied,
-    FunctionRules,
     GateKind,
     Lost,
     NotSent,
     Outcome,
-    Source,
     TenantRules,
     Throttled,
 )
+from dispatcher.core.ramp import Pace
 from dispatcher.core.rate import Rate
 from dispatcher.core.retry import Budget
 
-
-class Blocked(Struct, frozen=True):
-    """The gate that says no, and what is known of it."""
-
-    gate: GateKind
-    name: str
-    limit: float | None = None
-    in_use: float | None = None
-    until: float | None = None
+__all__ = ["AccountGate", "Blocked", "FunctionGate", "Slot", "TenantGate", "rules_for"]
 
 
 class Slot(Struct, eq=False, kw_only=True):
@@ -64,130 +54,6 @@ class Slot(Struct, eq=False, kw_only=True):
     """Until then a send that nobody knows the fate of may be running on it."""
     exact: bool = True
     """False: the deadline is the estimated end, not a forced one."""
-
-
-class FunctionGate:
-    """The instances of one function, and whether it may be called at all."""
-
-    __slots__ = (
-        "closed_until",
-        "durations",
-        "in_flight",
-        "in_use",
-        "jobs",
-        "label",
-        "listed",
-        "name",
-        "paused",
-        "rules",
-        "untracked",
-    )
-
-    def __init__(self, name: str, rules: FunctionRules, label: str, *, listed: bool) -> None:
-        self.name = name
-        self.listed = listed  #: it has a section of its own
-        self.jobs = 0  #: invocations that wait for it or run
-        self.label = label
-        self.rules = rules
-        self.paused = False
-        self.closed_until = -math.inf  #: set back as soon as that time is over
-        # An instance serves one version only, so each qualifier fills its own.
-        self.in_flight: dict[str | None, int] = {}
-        self.in_use = 0
-        self.durations = Durations()
-        #: By qualifier: why the ends of its runs cannot be learned as its rules say.
-        self.untracked: dict[str | None, str] = {}
-
-    def __repr__(self) -> str:
-        return f"<FunctionGate {self.name} {self.in_use}/{self.rules.instances_max}>"
-
-    def instances_for_one_more(self, qualifier: str | None) -> int:
-        """Return how many instances (0 or 1) another invocation would add."""
-        return 1 if self.in_flight.get(qualifier, 0) % self.rules.instance_concurrency == 0 else 0
-
-    def shut(self, now: float) -> Blocked | None:
-        """Return why nothing at all may be sent to it now, instances apart."""
-        if self.paused:
-            return Blocked(GateKind.PAUSED, self.name)
-        if self.closed_until > now:
-            return Blocked(GateKind.RETRY_AFTER, self.name, until=self.closed_until)
-        return None
-
-    def blocked(self, qualifier: str | None, now: float) -> Blocked | None:
-        """Return why an invocation may not pass now; None: it may."""
-        if (shut := self.shut(now)) is not None:
-            return shut
-        limit = self.rules.instances_max
-        if limit is not None and self.in_use + self.instances_for_one_more(qualifier) > limit:
-            return Blocked(GateKind.FUNCTION, self.name, limit, self.in_use)
-        return None
-
-    def take(self, qualifier: str | None) -> int:
-        """Count one more invocation; return how many instances that added."""
-        added = self.instances_for_one_more(qualifier)
-        self.in_flight[qualifier] = self.in_flight.get(qualifier, 0) + 1
-        self.in_use += added
-        return added
-
-    def give_back(self, qualifier: str | None) -> int:
-        """Count one invocation less; return how many instances that freed."""
-        count = self.in_flight[qualifier] - 1
-        assert count >= 0, self
-        if count:
-            self.in_flight[qualifier] = count
-        else:
-            del self.in_flight[qualifier]
-        freed = 1 if count % self.rules.instance_concurrency == 0 else 0
-        self.in_use -= freed
-        assert self.in_use >= 0, self
-        return freed
-
-    def set_rules(self, rules: FunctionRules) -> int:
-        """Take new rules; return by how many instances the use changed with them."""
-        before, declared_s = self.in_use, self.rules.duration_s
-        self.rules = rules
-        self.in_use = sum(-(-n // rules.instance_concurrency) for n in self.in_flight.values())
-        if rules.duration_s not in (None, declared_s):
-            self.durations = Durations()  # else what was learned since is worth more
-        return self.in_use - before
-
-    def learn(self, run_s: float) -> None:
-        """Take note of how long a run took."""
-        self.durations.add(run_s)
-
-    @property
-    def duration_s(self) -> float | None:
-        """Return how long a run is thought to take; None: nobody knows."""
-        return self.durations.expected_s(self.rules.duration_s)
-
-    @property
-    def cautious_s(self) -> float | None:
-        """Return how long a run takes at most, as far as an estimate can say; None: no idea."""
-        return self.durations.cautious_s(self.rules.duration_s)
-
-    @property
-    def problem(self) -> str | None:
-        """Return why its ends cannot be learned as its rules say, of any qualifier."""
-        if self.rules.completion is not Source.TASK:
-            return None
-        return next(iter(self.untracked.values()), None)
-
-    def source(self, qualifier: str | None) -> Source:
-        """Return how the end of an asynchronous run becomes known, as things stand."""
-        if self.rules.completion is Source.TASK and qualifier in self.untracked:
-            return Source.DURATION
-        return self.rules.completion or Source.CALLBACK
-
-    @property
-    def queued(self) -> int:
-        """Return how many invocations wait for it, delayed ones included."""
-        return self.jobs - sum(self.in_flight.values())
-
-    @property
-    def idle(self) -> bool:
-        """Tell whether nothing of it waits or runs and nothing needs to be remembered."""
-        remembered = self.paused or self.listed or self.closed_until > -math.inf
-        return not self.jobs and not remembered
 
 
 class TenantGate:
@@ -248,7 +114,9 @@ class AccountGate:
         "closed_until",
         "foreign",
         "in_use",
+        "milli_vcpu",
         "name",
+        "pace",
         "paused",
         "rate",
         "rate_closed_until",
@@ -263,6 +131,8 @@ class AccountGate:
         self.foreign = 0
         """Instances of the quota that others seemed to use when it was last felt."""
         self.in_use = 0
+        self.milli_vcpu = 0
+        self.pace = Pace(rules.ramp)
         self.requests = 0
         self.paused = False
         self.closed_until = -math.inf
@@ -289,13 +159,13 @@ class AccountGate:
         """Take new rules. A limit below what is held drains: nothing new until it fits."""
         self.rules = rules
         self.rate.set(rules.rate_max_per_s)
+        self.pace.set_rules(rules.ramp)
         self.foreign = min(self.foreign, rules.quota)
         floor = min(rules.limit_min, self.ceiling)
         if rules.limit == "fixed":
             self.adaptive = None
         elif self.adaptive is None:
-            self.adaptive = Adaptive(floor, self.ceiling)
-            self.adaptive.restart(self.in_use)
+            self.adaptive = Adaptive(floor, self.ceiling, self.in_use)
         else:
             self.adaptive.set_bounds(floor, self.ceiling)
 
@@ -322,12 +192,39 @@ class AccountGate:
         """Tell whether there is no room for so many more instances; for none there always is."""
         return instances > 0 and self.in_use + instances > self.limit
 
+    def no_room(self, function: FunctionGate, qualifier: str | None, now: float) -> Blocked | None:
+        """Return why the account has no room for one more invocation of *function*."""
+        if not function.instances_for_one_more(qualifier):
+            return None
+        if self.in_use >= self.limit:
+            return Blocked(GateKind.ACCOUNT, self.name, self.limit, self.in_use)
+        resources = self.rules.resources
+        if resources is not None:
+            milli_vcpu = self.milli_vcpu + function.milli_vcpu
+            if milli_vcpu > milli(resources.vcpu):
+                return Blocked(GateKind.RESOURCE, "vcpu", resources.vcpu, self.milli_vcpu / 1000)
+        if not self.pace:
+            return None
+        opens = self.pace.opens_at(now, cold=function.starts_cold(now))
+        return None if opens <= now else Blocked(GateKind.RAMP, self.name, until=opens)
+
+    def starts_again(self) -> None:
+        """Have the account come back little by little after a pause or an outage."""
+        self.pace.starts_again(self.limit)
+        if self.adaptive is not None:
+            self.adaptive.restart(self.in_use)
+
     def sent(self, slot: Slot, now: float) -> None:
         """Count a send as begun."""
         self.requests += 1
         self.rate.take(now)
         slot.sent_at = now
         slot.era = self.circuit.sent(now)
+
+    def launch(self, function: FunctionGate, qualifier: str | None, now: float) -> None:
+        """Count what *function* is about to take against how fast instances may begin."""
+        if self.pace and function.instances_for_one_more(qualifier):
+            self.pace.take(now, cold=function.starts_cold(now))
 
     def answered(self, slot: Slot, outcome: Outcome, now: float) -> bool:
         """Count a send as over; True: the circuit opened for what came of it."""
@@ -339,7 +236,8 @@ class AccountGate:
             case NotSent() | Lost():
                 self.circuit.unanswered(slot.era)
             case _:
-                self.circuit.reached(slot.era)
+                if self.circuit.reached(slot.era):
+                    self.starts_again()
         return False
 
     def ran(self, run_s: float | None, now: float) -> None:
@@ -365,17 +263,13 @@ class AccountGate:
         else:
             self.closed_until = max(self.closed_until, until)
 
-    def take(self, instances: int) -> None:
+    def take(self, instances: int, milli_vcpu: int = 0) -> None:
         """Count instances as held; fewer where a function now runs more on each."""
         self.in_use += instances
+        self.milli_vcpu += milli_vcpu
         assert self.in_use >= 0, self
+        assert self.milli_vcpu >= 0, self
 
-    def give_back(self, instances: int) -> None:
+    def give_back(self, instances: int, milli_vcpu: int = 0) -> None:
         """Count instances as free."""
-        self.in_use -= instances
-        assert self.in_use >= 0, self
-
-
-def rules_for(functions: Mapping[str, FunctionRules], name: str) -> FunctionRules:
-    """Return the rules of a function: its own, or those of `*`."""
-    return functions.get(name) or functions.get("*") or FunctionRules()
+        self.take(-instances, -milli_vcpu)

@@ -128,12 +128,13 @@ class TenantQueue:
 class Line:
     """The lanes that are parked behind one function, in turns by the weights of their tenants."""
 
-    __slots__ = ("_serials", "entry", "lanes", "serial", "turn")
+    __slots__ = ("_serials", "entry", "lanes", "opens_at", "serial", "turn")
 
     def __init__(self, serial: int) -> None:
         self.serial = serial
         self.lanes: Ranking[Lane] = Ranking()
         self.turn = 0.0  #: the turn of the lane that went last
+        self.opens_at: float | None = None  #: when its function's ramp was last found to open
         self._serials = itertools.count()
         self.entry: tuple[Any, ...] | None = None
 

@@ -262,7 +262,7 @@ class Machine:
                 run_s = now - job.sent_at
             self._learn(job, run_s)
         if job.slot is not None:
-            self.account_of(job).ended(job.slot, completion, now)
+            self.account_of(job).ended(job.lane.function, job.slot, completion, now)
         self._began(job, completion.start_delay_s)
         return [
             self._run_ended(job, completion.verdict, now, completion.result, completion.failure)

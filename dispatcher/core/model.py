@@ -68,6 +68,22 @@ Seconds = Annotated[float, Meta(ge=0)]
 PositiveSeconds = Annotated[float, Meta(gt=0)]
 
 
+class RampRules(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """How fast the cloud lets the number of instances grow."""
+
+    burst: Positive
+    """Instances that may begin at once after a lull."""
+    per_minute: Annotated[float, Meta(gt=0)]
+    """Instances that may begin each minute after that."""
+
+
+class ResourceRules(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """What the quota counts beside instances."""
+
+    vcpu: Annotated[float, Meta(gt=0)]
+    """vCPUs of all instances together; each function needs its own `vcpu` then."""
+
+
 class FunctionRules(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """What is known and wanted of one function."""
 
@@ -91,6 +107,13 @@ class FunctionRules(Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tru
     """How long a run takes: required with `completion = "duration"`, elsewhere a first guess."""
     attempts_max: Positive = 1
     """Runs in all that the dispatcher starts when the function fails; 1 is no retry."""
+    vcpu: Annotated[float, Meta(ge=0)] = 0.0
+    """vCPUs of one instance, for the account's `resources.vcpu`."""
+    ramp: RampRules | None = None
+    """
+    How fast its instances may grow in number. Lambda adds at most 1000 in 10 s to a function:
+    `{ burst = 1000, per_minute = 6000 }`. Unset: as fast as the account's.
+    """
 
 
 class TenantRules(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
@@ -124,6 +147,13 @@ class AccountRules(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True
     """HTTP requests in flight to the cloud."""
     rate_max_per_s: Annotated[float, Meta(ge=0)] = 0.0
     """Sends per second; 0: no limit."""
+    ramp: RampRules | None = None
+    """
+    How fast the instances of all functions together may grow in number. Function Compute starts
+    300 at once and then 300 a minute: `{ burst = 300, per_minute = 300 }`. Unset: no limit.
+    """
+    resources: ResourceRules | None = None
+    """What the quota counts beside instances, such as `{ vcpu = 600 }`."""
     functions: dict[str, FunctionRules] = {}
     """By name; `*` holds what is true of every function without a section."""
     tenants: dict[str, TenantRules] = {}

@@ -1,4 +1,4 @@
-"""A rate of sends."""
+"""A rate of sends, or of instances that begin."""
 
 import math
 from typing import Final
@@ -8,12 +8,14 @@ BURST_S: Final = 0.1
 
 
 class Rate:
-    """A rate with a small burst, by one time stamp (GCRA)."""
+    """A rate with a burst, by one time stamp (GCRA)."""
 
-    __slots__ = ("_arrival", "_interval_s", "_tolerance_s")
+    __slots__ = ("_arrival", "_burst", "_interval_s", "_tolerance_s")
 
-    def __init__(self, max_per_s: float) -> None:
+    def __init__(self, max_per_s: float, burst: int | None = None) -> None:
+        """*burst* may go at once after a lull; None: as many as belong to `BURST_S`."""
         self._arrival = -math.inf
+        self._burst = burst
         self.set(max_per_s)
 
     def __repr__(self) -> str:
@@ -22,7 +24,8 @@ class Rate:
     def set(self, max_per_s: float) -> None:
         """Change the rate; 0: none."""
         self._interval_s = 1.0 / max_per_s if max_per_s else 0.0
-        self._tolerance_s = max(0.0, BURST_S - self._interval_s)
+        burst_s = BURST_S if self._burst is None else self._burst * self._interval_s
+        self._tolerance_s = max(0.0, burst_s - self._interval_s)
 
     def open_at(self, now: float) -> float:
         """Return when the next send may go: *now*, or later."""

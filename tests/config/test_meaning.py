@@ -177,6 +177,22 @@ def test_contradictions_of_an_account(keys: str, path: str, words: str):
     assert words in found[f"accounts.a.{path}"]
 
 
+@pytest.mark.parametrize(
+    ("text", "path"),
+    [
+        ("resources.vcpu = 10\nfunctions.f.vcpu = 1", ""),
+        ("resources.vcpu = 10\nfunctions.f.instances_max = 1", "functions.f.vcpu"),
+        ("resources.vcpu = 10\nfunctions.f.vcpu = 11", "functions.f.vcpu"),
+        ("functions.f.vcpu = 11", ""),
+        ("headroom = 2\nlimit_min = 9", "limit_min"),
+        ("headroom = 2\nlimit_min = 8", ""),
+    ],
+)
+def test_what_the_account_has_to_give_is_judged(text: str, path: str):
+    account = f"[accounts.a]\n{FC}quota = 10\nunlisted = false\n{text}"
+    assert [found for found, _ in problems(account)] == ([f"accounts.a.{path}"] if path else [])
+
+
 def test_all_of_the_quota_may_be_reserved():
     assert not problems(f"[accounts.a]\n{FC}quota = 10\nheadroom = 1\ntenants.a.reserved = 9")
 

@@ -58,7 +58,7 @@ def slot() -> Slot:
 )
 def test_n_in_flight_hold_n_by_concurrency_instances_rounded_up(concurrency, in_flight, instances):
     gate = function(instance_concurrency=concurrency)
-    added = sum(gate.take(None) for _ in range(in_flight))
+    added = sum(gate.take(None, 0.0) for _ in range(in_flight))
     assert gate.in_use == added == instances
     freed = sum(gate.give_back(None) for _ in range(in_flight))
     assert (freed, gate.in_use, gate.in_flight) == (instances, 0, {})
@@ -66,7 +66,7 @@ def test_n_in_flight_hold_n_by_concurrency_instances_rounded_up(concurrency, in_
 
 def test_each_version_fills_instances_of_its_own():
     gate = function(instance_concurrency=10)
-    assert [gate.take(q) for q in (None, "1", "2", "1", None)] == [1, 1, 1, 0, 0]
+    assert [gate.take(q, 0.0) for q in (None, "1", "2", "1", None)] == [1, 1, 1, 0, 0]
     assert gate.in_use == 3
     assert gate.instances_for_one_more("3") == 1
     assert gate.instances_for_one_more("1") == 0
@@ -87,7 +87,7 @@ def test_instances_add_up_whatever_the_rules_become(steps):
     for what, value in steps:
         if what == "take":
             expected = gate.instances_for_one_more(value)
-            total += gate.take(value)
+            total += gate.take(value, 0.0)
             flights[value] += 1
             assert gate.in_use == total
             assert expected in (0, 1)
@@ -103,9 +103,9 @@ def test_instances_add_up_whatever_the_rules_become(steps):
 def test_why_an_invocation_may_not_pass():
     gate = function(instances_max=1, instance_concurrency=2)
     assert gate.blocked(None, 0.0) is None
-    gate.take(None)
+    gate.take(None, 0.0)
     assert gate.blocked(None, 0.0) is None, "there is room on the instance that runs"
-    gate.take(None)
+    gate.take(None, 0.0)
     blocked = gate.blocked(None, 0.0)
     assert blocked is not None
     assert (blocked.gate, blocked.limit, blocked.in_use) == (GateKind.FUNCTION, 1, 1)
@@ -123,7 +123,7 @@ def test_why_an_invocation_may_not_pass():
 def test_a_limit_below_what_is_held_lets_nothing_new_in():
     gate = function()
     for _ in range(5):
-        gate.take(None)
+        gate.take(None, 0.0)
     gate.set_rules(FunctionRules(instances_max=2))
     for _ in range(3):
         assert gate.blocked(None, 0.0) is not None

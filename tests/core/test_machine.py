@@ -358,7 +358,9 @@ def test_retry_after_closes_the_gate_that_the_throttle_names():
     jobs = {gate: w.admit(name) for gate, name in gates.items()}
     w.due()
     for seconds, (gate, job) in enumerate(jobs.items(), start=1):
-        w.answer(job, Throttled(gate=gate, reason="r", retry_after_s=seconds * 10))
+        w.answer(
+            job, Throttled(gate=gate, function_rate=True, reason="r", retry_after_s=seconds * 10)
+        )
     more = [w.admit("f"), w.admit("other")]
     assert [w.main.waiting_for(job, w.now).gate for job in more] == [GateKind.RETRY_AFTER] * 2
     assert w.advance(29) == []
@@ -372,7 +374,9 @@ def test_a_function_that_is_closed_holds_only_itself_up():
     w = world_of()
     job = w.admit("f")
     w.due()
-    w.answer(job, Throttled(gate=GateKind.FUNCTION, reason="r", retry_after_s=5))
+    w.answer(
+        job, Throttled(gate=GateKind.FUNCTION, function_rate=True, reason="r", retry_after_s=5)
+    )
     closed, other = w.admit("f"), w.admit("g")
     assert w.run() == [other]
     assert w.main.waiting_for(closed, 1.0).until_s == 4.0

@@ -18,8 +18,10 @@ from dispatcher.core.model import (
     GateKind,
     Lost,
     NotSent,
+    RampRules,
     Refused,
     Replied,
+    ResourceRules,
     RetryRules,
     Rules,
     Source,
@@ -47,6 +49,7 @@ outcomes = st.one_of(
     st.builds(
         Throttled,
         gate=st.sampled_from([GateKind.ACCOUNT, GateKind.FUNCTION, GateKind.RATE]),
+        function_rate=st.booleans(),
         reason=st.sampled_from(["one", "two"]),
         retry_after_s=retry_afters,
     ),
@@ -54,6 +57,15 @@ outcomes = st.one_of(
     st.just(Denied(FAILURE)),
     st.builds(NotSent, st.just(FAILURE), retry_after_s=retry_afters),
     st.builds(Lost, st.just(FAILURE), timed_out=st.booleans(), retry_after_s=retry_afters),
+)
+
+ramps = st.sampled_from(
+    [
+        None,
+        None,
+        RampRules(burst=1, per_minute=20.0),
+        RampRules(burst=3, per_minute=600.0),
+    ]
 )
 
 functions = st.builds(
@@ -66,6 +78,8 @@ functions = st.builds(
     hold_max_s=st.sampled_from([3.0, 20.0, 900.0]),
     duration_s=st.sampled_from([0.5, 4.0]),
     attempts_max=st.sampled_from([1, 2, 3]),
+    vcpu=st.sampled_from([0.0, 0.0, 0.35, 1.0]),
+    ramp=ramps,
 )
 
 tenants = st.builds(
@@ -82,6 +96,12 @@ def accounts(draw: st.DrawFn) -> AccountRules:
     return AccountRules(
         quota=quota,
         headroom=draw(st.integers(0, quota - 1)),
+        limit=draw(st.sampled_from(["fixed", "adaptive"])),
+        limit_min=draw(st.sampled_from([1, 3])),
+        ramp=draw(ramps),
+        resources=draw(
+            st.sampled_from([None, None, ResourceRules(vcpu=1.0), ResourceRules(vcpu=2.5)])
+        ),
         requests_max=draw(st.sampled_from([1, 3, 256])),
         rate_max_per_s=draw(st.sampled_from([0.0, 0.0, 2.0, 100.0])),
         functions=draw(st.dictionaries(st.sampled_from(["*", *FUNCTIONS]), functions, min_size=1)),
@@ -122,6 +142,7 @@ class Promises(RuleBasedStateMachine):
         self.patches = [
             patch("dispatcher.core.account.IDLE_KEPT", 2),
             patch("dispatcher.core.lanes.LANES_KEPT", 1),
+            patch("dispatcher.core.ramp.RESTART_BURST", 1),
         ]
         for each in self.patches:
             each.start()
@@ -189,10 +210,16 @@ class Promises(RuleBasedStateMachine):
         verdict=st.sampled_from(Verdict),
         attempt=st.sampled_from([None, 0, 0, -1, 1]),
         run_s=st.sampled_from([None, 0.25, 7.0, math.nan, -1.0]),
+        start_delay_s=st.sampled_from([None, 0.0, 0.5, 100.0, math.inf, math.nan]),
         live=st.booleans(),
     )
     def complete(
-        self, pick: int, verdict: Verdict, attempt: int | None, run_s: float | None, live: bool
+        self,
+        pick: int,
+        verdict: Verdict,
+        attempt: int | None,
+        live: bool,
+        **fields: float | None,
     ) -> None:
         """News of any attempt of any job, also of one that ended long ago or was never sent."""
         ids = list(self.world.machine.jobs if live else self.world.jobs)
@@ -203,7 +230,7 @@ class Promises(RuleBasedStateMachine):
         def tell(world: World) -> list[Effect]:
             job = world.jobs[job_id]
             number = None if attempt is None else job.attempt + attempt
-            return world.complete(job, verdict, attempt=number, run_s=run_s)
+            return world.complete(job, verdict, attempt=number, **fields)
 
         self.both(tell)
 

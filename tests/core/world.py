@@ -9,7 +9,7 @@ from typing import Any
 
 from dispatcher.core.account import Account
 from dispatcher.core.effects import Effect, Finish, Launch, Return, Stop, Warn, Watch
-from dispatcher.core.gates import Slot
+from dispatcher.core.gates import FunctionGate, Slot
 from dispatcher.core.job import Job
 from dispatcher.core.lanes import Lane
 from dispatcher.core.lazy_heap import LazyHeap, Ranking
@@ -23,6 +23,7 @@ from dispatcher.core.model import (
     Failure,
     FunctionRules,
     GateKind,
+    ResourceRules,
     Rules,
     Source,
     State,
@@ -42,6 +43,8 @@ def rules_of(
 ) -> Rules:
     """Return the rules of one account, `main`, whose functions end by callbacks."""
     account.setdefault("quota", 4)
+    if isinstance(resources := account.get("resources"), dict):
+        account["resources"] = ResourceRules(**resources)
     functions = {"*": FunctionRules(completion=Source.CALLBACK)} | (functions or {})
     return Rules(
         accounts={"main": AccountRules(functions=functions, tenants=tenants or {}, **account)},
@@ -239,6 +242,8 @@ class World:
             after = [*before, job]
             if instances(after) > instances(before):
                 assert instances(after) <= account.gate.limit
+                resources = account.gate.rules.resources
+                assert resources is None or vcpus(after) <= resources.vcpu + 1e-9
                 at_function = [j for j in after if j.lane.function is lane.function]
                 assert instances(at_function) <= (lane.function.rules.instances_max or math.inf)
             of_tenant = [j for j in after if j.lane.tenant is lane.tenant]
@@ -259,11 +264,13 @@ class World:
                 assert job.lane.function.shut(self.now) is not None, job
         if account.gate.in_use >= account.gate.limit:
             return
+        lanes = {job.lane for job in due if job.slot is None}
+        if any(account.gate.no_room(each.function, each.qualifier, self.now) for each in lanes):
+            return  # whoever is first waits for a ramp or a resource
         for line in account.backlog._lines.values():
             first = line.lanes.first()
             assert first is not None
             assert _blocked(first, self.now), "the first in line fits"
-        lanes = {job.lane for job in due if job.slot is None}
         at_function = {lane.function for lane in lanes if _blocked(lane, self.now)}
         at_ceiling = {lane.tenant for lane in lanes if not lane.fits_tenant}
         for lane in lanes:
@@ -283,6 +290,14 @@ def instances(jobs: Iterable[Job]) -> int:
     )
 
 
+def vcpus(jobs: Iterable[Job]) -> float:
+    """Count the vCPUs that these invocations hold."""
+    by_function: dict[FunctionGate, list[Job]] = {}
+    for job in jobs:
+        by_function.setdefault(job.lane.function, []).append(job)
+    return sum(instances(each) * function.rules.vcpu for function, each in by_function.items())
+
+
 def shares(jobs: Iterable[Job]) -> Fraction:
     return sum((Fraction(1, job.slot.share) for job in jobs if job.slot), Fraction(0))
 
@@ -291,6 +306,9 @@ def check_books(account: Account, jobs: list[Job]) -> None:
     """Check every count against the slots and jobs themselves."""
     holding = [job for job in jobs if job.slot is not None]
     assert account.gate.in_use == instances(holding)
+    assert account.gate.milli_vcpu == sum(
+        function.in_use * function.milli_vcpu for function in account.functions.values()
+    )
     assert sum(account.in_flight.values()) == len(holding)
     for function in account.functions.values():
         of_function = [job for job in jobs if job.lane.function is function]

@@ -1,0 +1,207 @@
+"""One function: its instances, how fast they may grow in number, and whether it may be called."""
+
+import math
+from collections.abc import Mapping
+
+from msgspec import Struct
+
+from dispatcher.core.adaptive import Adaptive
+from dispatcher.core.durations import Durations
+from dispatcher.core.model import FunctionRules, GateKind, Source
+from dispatcher.core.ramp import Pace, Warm
+
+
+class Blocked(Struct, frozen=True):
+    """The gate that says no, and what is known of it."""
+
+    gate: GateKind
+    name: str
+    limit: float | None = None
+    in_use: float | None = None
+    until: float | None = None
+
+
+class FunctionGate:
+    """The instances of one function, and whether it may be called at all."""
+
+    __slots__ = (
+        "adaptive",
+        "closed_until",
+        "durations",
+        "in_flight",
+        "in_use",
+        "jobs",
+        "label",
+        "listed",
+        "name",
+        "pace",
+        "paused",
+        "rules",
+        "untracked",
+        "warm",
+    )
+
+    def __init__(self, name: str, rules: FunctionRules, label: str, *, listed: bool) -> None:
+        self.name = name
+        self.listed = listed  #: it has a section of its own
+        self.jobs = 0  #: invocations that wait for it or run
+        self.label = label
+        self.rules = rules
+        self.paused = False
+        self.closed_until = -math.inf  #: set back as soon as that time is over
+        # An instance serves one version only, so each qualifier fills its own.
+        self.in_flight: dict[str | None, int] = {}
+        self.in_use = 0
+        self.durations = Durations()
+        #: By qualifier: why the ends of its runs cannot be learned as its rules say.
+        self.untracked: dict[str | None, str] = {}
+        self.adaptive: Adaptive | None = None  #: once the cloud has named a limit of its own
+        self.pace = Pace(rules.ramp)
+        # Of all qualifiers together: it errs by a few tokens of the ramp.
+        self.warm = Warm()
+
+    def __repr__(self) -> str:
+        return f"<FunctionGate {self.name} {self.in_use}/{self.rules.instances_max}>"
+
+    def instances_for_one_more(self, qualifier: str | None) -> int:
+        """Return how many instances (0 or 1) another invocation would add."""
+        return 1 if self.in_flight.get(qualifier, 0) % self.rules.instance_concurrency == 0 else 0
+
+    def shut(self, now: float) -> Blocked | None:
+        """Return why nothing at all may be sent to it now, instances apart."""
+        if self.paused:
+            return Blocked(GateKind.PAUSED, self.name)
+        if self.closed_until > now:
+            return Blocked(GateKind.RETRY_AFTER, self.name, until=self.closed_until)
+        return None
+
+    @property
+    def limit(self) -> int | None:
+        """Return how many instances it may hold; None: as many as the account."""
+        limit, adaptive = self.rules.instances_max, self.adaptive
+        if adaptive is None:
+            return limit
+        return adaptive.limit if limit is None else min(limit, adaptive.limit)
+
+    def blocked(self, qualifier: str | None, now: float) -> Blocked | None:
+        """Return why an invocation may not pass now; None: it may."""
+        if (shut := self.shut(now)) is not None:
+            return shut
+        limit = self.limit
+        if limit is None and not self.pace:  # as with most functions
+            return None
+        if not self.instances_for_one_more(qualifier):
+            return None
+        if limit is not None and self.in_use >= limit:
+            return Blocked(GateKind.FUNCTION, self.name, limit, self.in_use)
+        opens = self.pace.opens_at(now, cold=self.starts_cold(now))
+        return None if opens <= now else Blocked(GateKind.RAMP, self.name, until=opens)
+
+    def starts_cold(self, now: float) -> bool:
+        """Tell whether one more instance would probably be a new one."""
+        return self.in_use >= self.warm.level(self.in_use, now)
+
+    def take(self, qualifier: str | None, now: float) -> int:
+        """Count one more invocation; return how many instances that added."""
+        added = self.instances_for_one_more(qualifier)
+        if added and self.pace:
+            self.pace.take(now, cold=self.starts_cold(now))
+        self.in_flight[qualifier] = self.in_flight.get(qualifier, 0) + 1
+        self.in_use += added
+        self.warm.level(self.in_use, now)
+        return added
+
+    def give_back(self, qualifier: str | None) -> int:
+        """Count one invocation less; return how many instances that freed."""
+        count = self.in_flight[qualifier] - 1
+        assert count >= 0, self
+        if count:
+            self.in_flight[qualifier] = count
+        else:
+            del self.in_flight[qualifier]
+        freed = 1 if count % self.rules.instance_concurrency == 0 else 0
+        self.in_use -= freed
+        assert self.in_use >= 0, self
+        return freed
+
+    def set_rules(self, rules: FunctionRules) -> int:
+        """Take new rules; return by how many instances the use changed with them."""
+        before, declared_s = self.in_use, self.rules.duration_s
+        self.rules = rules
+        self.pace.set_rules(rules.ramp)
+        self.in_use = sum(-(-n // rules.instance_concurrency) for n in self.in_flight.values())
+        if rules.duration_s not in (None, declared_s):
+            self.durations = Durations()  # else what was learned since is worth more
+        return self.in_use - before
+
+    @property
+    def milli_vcpu(self) -> int:
+        """Return thousandths of vCPUs of one instance, so that sums come back to zero exactly."""
+        return milli(self.rules.vcpu)
+
+    def starts_again(self, limit: int) -> None:
+        """Have it come back little by little after a pause, up to *limit* or its own."""
+        self.pace.starts_again(min(limit, self.rules.instances_max or limit))
+
+    def met_limit(self, sent_at: float, ceiling: int, now: float) -> None:
+        """Note that a send of *sent_at* met a limit of the function's own, such as a reservation."""
+        if self.adaptive is None:
+            self.adaptive = Adaptive(1, max(1, ceiling, self.in_use), self.in_use)
+        self.adaptive.dropped(sent_at, self.in_use, now)
+
+    def ran(self, run_s: float | None, now: float) -> None:
+        """Note that it ran at once, and still counts as held."""
+        if self.adaptive is None:
+            return
+        self.adaptive.succeeded(self.in_use, run_s, now)
+        if self.adaptive.limit >= self.adaptive.ceiling:
+            self.adaptive = None  # there is no such limit any more
+
+    def learn(self, run_s: float) -> None:
+        """Take note of how long a run took."""
+        self.durations.add(run_s)
+
+    @property
+    def duration_s(self) -> float | None:
+        """Return how long a run is thought to take; None: nobody knows."""
+        return self.durations.expected_s(self.rules.duration_s)
+
+    @property
+    def cautious_s(self) -> float | None:
+        """Return how long a run takes at most, as far as an estimate can say; None: no idea."""
+        return self.durations.cautious_s(self.rules.duration_s)
+
+    @property
+    def problem(self) -> str | None:
+        """Return why its ends cannot be learned as its rules say, of any qualifier."""
+        if self.rules.completion is not Source.TASK:
+            return None
+        return next(iter(self.untracked.values()), None)
+
+    def source(self, qualifier: str | None) -> Source:
+        """Return how the end of an asynchronous run becomes known, as things stand."""
+        if self.rules.completion is Source.TASK and qualifier in self.untracked:
+            return Source.DURATION
+        return self.rules.completion or Source.CALLBACK
+
+    @property
+    def queued(self) -> int:
+        """Return how many invocations wait for it, delayed ones included."""
+        return self.jobs - sum(self.in_flight.values())
+
+    @property
+    def idle(self) -> bool:
+        """Tell whether nothing of it waits or runs and nothing needs to be remembered."""
+        remembered = self.paused or self.listed or self.closed_until > -math.inf
+        remembered = remembered or self.adaptive is not None
+        return not self.jobs and not remembered
+
+
+def rules_for(functions: Mapping[str, FunctionRules], name: str) -> FunctionRules:
+    """Return the rules of a function: its own, or those of `*`."""
+    return functions.get(name) or functions.get("*") or FunctionRules()
+
+
+def milli(vcpu: float) -> int:
+    """Return thousandths."""
+    return round(vcpu * 1000)
