@@ -1,5 +1,6 @@
 """The commands that run something: serve, check, emulate, demo."""
 
+import json
 import sys
 from pathlib import Path
 from typing import Annotated
@@ -12,7 +13,7 @@ from dispatcher import emulator
 from dispatcher.cli.asking import asking, dead
 from dispatcher.cli.codes import Code
 from dispatcher.cli.health import health
-from dispatcher.config import Settings, address, load, warnings
+from dispatcher.config import Settings, address, load, shown, warnings
 from dispatcher.config.shape import spelled
 from dispatcher.service import configure_logging, run_loop, serve
 from dispatcher.version import __version__
@@ -83,6 +84,12 @@ def check(
             "--online", help="Also ask the clouds how the ends of each function will be known."
         ),
     ] = False,
+    print_config: Annotated[
+        bool,
+        typer.Option(
+            "--print-config", help="Show every key as it will be, as JSON, without secrets."
+        ),
+    ] = False,
 ) -> None:
     """
     Read and judge a configuration.
@@ -91,6 +98,9 @@ def check(
     warns of what works but is probably not meant.
     """
     settings = load(config)
+    if print_config:
+        typer.echo(json.dumps(shown(settings), indent=2))
+        return
     for path, text in warnings(settings):
         typer.echo(f"warning: {path}: {text}", err=True)
     for name, account in settings.accounts.items():

@@ -48,7 +48,7 @@ def health(
             reply = connection.getresponse()
             text = reply.read(_SHOWN_MAX).decode(errors="replace").strip()
         except (OSError, http.client.HTTPException) as error:
-            typer.echo(f"{url}: no answer: {error or type(error).__name__}", err=True)
+            typer.echo(f"{url}: no answer: {str(error) or type(error).__name__}", err=True)
             raise typer.Exit(Code.TEMPORARY) from error
     typer.echo(text)
     raise typer.Exit(Code.OK if reply.status == 200 else Code.FAILED)

@@ -26,6 +26,7 @@ from dispatcher.config.settings import (
     Settings,
     StaticCredentials,
 )
+from dispatcher.config.showing import shown
 from dispatcher.errors import ConfigError
 
 __all__ = [
@@ -53,6 +54,7 @@ __all__ = [
     "needs_restart",
     "parse",
     "secret",
+    "shown",
     "tokens",
     "warnings",
 ]
