@@ -19,7 +19,7 @@ import pytest
 import yaml
 from moto.server import ThreadedMotoServer
 
-from dispatcher.config import parse
+from dispatcher.config import CallbackSettings, parse
 from dispatcher.core.callback import OFFER_EXTRA_BYTES_MAX, offer, token
 from dispatcher.core.model import Verdict
 from dispatcher.trackers.callback import fresh_key
@@ -184,7 +184,8 @@ def test_the_project_of_serverless_devs_switches_task_mode_on():
 
 
 def test_the_configuration_is_one():
-    (text,) = blocks("toml")
+    text, hooks = blocks("toml")
+    assert set(tomllib.loads(hooks)["callbacks"]) <= set(CallbackSettings.__struct_fields__)
     settings = parse(text, base=Path("/"))
     (account,) = settings.accounts.values()
     assert account.completion_queue is not None
