@@ -4,7 +4,7 @@ A sidecar with a large backlog: memory, restart, and whether callers notice, ove
     python benchmarks/bench_backlog.py [--backlog 1000000] [--seconds 3] [--folder .cache]
 
 The invocations have payloads of 1 KiB and wait for a cloud that takes nothing. Payloads stay in
-the journal beyond `queue.bytes_max` (--bytes-max, 64 MiB). The journal in memory is measured
+the journal beyond `queue.bytes_max` (--bytes-max, 16 MiB). The journal in memory is measured
 first, then SQLite: empty, with the backlog, and after kill -9 and a restart.
 """
 
@@ -179,7 +179,7 @@ def measure(name: str, one: Sidecar, seconds: float) -> float:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[1] if __doc__ else "")
     parser.add_argument("--backlog", type=int, default=1_000_000)
-    parser.add_argument("--bytes-max", type=int, default=64 * 1024 * 1024)
+    parser.add_argument("--bytes-max", type=int, default=16 * 1024 * 1024)
     parser.add_argument("--seconds", type=float, default=3.0)
     parser.add_argument("--folder", type=Path, default=Path(".cache"))
     given = parser.parse_args()
