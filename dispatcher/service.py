@@ -180,7 +180,7 @@ def _die_of(number: signal.Signals) -> None:
 _EVENT = re.compile(r"([a-z]+(?:_[a-z]+)*): ")
 
 
-class _JsonLines(logging.Formatter):
+class JsonLines(logging.Formatter):
     """One JSON object a line: nothing that anybody sends can begin a line of its own."""
 
     def format(self, record: logging.LogRecord) -> str:
@@ -203,13 +203,19 @@ def configure_logging(*, as_json: bool) -> None:
     """Log to the standard error: JSON lines for machines, plain ones for a terminal."""
     handler = logging.StreamHandler(sys.stderr)
     plain = logging.Formatter("%(asctime)s %(levelname)s %(name)s: %(message)s")
-    handler.setFormatter(_JsonLines() if as_json else plain)
+    handler.setFormatter(JsonLines() if as_json else plain)
     logging.basicConfig(level=logging.INFO, handlers=[handler], force=True)
     # It warns of every malformed request with a trace: that would be a way to flood the log.
     logging.getLogger("aiohttp.server").setLevel(logging.CRITICAL)
 
 
+#: The journal's thread gives the interpreter up at each commit. With Python's own 5 ms a busy loop
+#: would keep it waiting that long each time; a shorter one costs little.
+SWITCH_INTERVAL_S: Final = 5e-5
+
+
 def run_loop(function: Callable[..., Coroutine[Any, Any, object]], *args: Any) -> None:
     """Run *function* on a new event loop: uvloop's where that is installed."""
+    sys.setswitchinterval(SWITCH_INTERVAL_S)
     uvloop = importlib.util.find_spec("uvloop") is not None
     anyio.run(function, *args, backend_options={"use_uvloop": uvloop})
