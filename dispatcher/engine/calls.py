@@ -57,8 +57,8 @@ logger = logging.getLogger("dispatcher.engine")
 
 #: Invocations that are looked at in one go, before others get a turn.
 LOOK_AT_ONCE = 2000
-#: New invocations that the journal is given in one go.
-ACCEPT_AT_ONCE = 4096
+#: New invocations that the journal is given in one go: as many as one call of the HTTP API hands over.
+ACCEPT_AT_ONCE = 10_000
 #: Dead invocations that are redriven in one go.
 REDRIVE_AT_ONCE = 500
 #: What a caller is asked to wait when the queue is full, or while the process starts or ends.

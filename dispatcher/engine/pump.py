@@ -212,9 +212,10 @@ class Pump:
             return  # its end may still be told, by its id
         if account is None:
             logger.error(
-                "invocation %s stays in the journal: there is no account %r any more",
+                "account_gone: invocation %s stays in the journal: there is no account %r any more",
                 record.id,
                 record.account,
+                extra={"invocation": record.id, "account": record.account},
             )
             return
         job = job_of(record, payload, account, self.next_seq(), self.clock)
@@ -260,7 +261,13 @@ class Pump:
                 case Stop(job=job):
                     self._start(self._stop_in_cloud, job)
                 case Warn(event=event, account=account, failure=failure):
-                    logger.error("%s: account %s: %s", event, account, failure.message)
+                    logger.error(
+                        "%s: account %s: %s",
+                        event,
+                        account,
+                        failure.message,
+                        extra={"account": account},
+                    )
         if changes:
             self.journal.record(changes, partial(self._recorded, launches, finishes))
 
@@ -319,7 +326,7 @@ class Pump:
         except Exception as error:
             # This should never run: transports return outcomes. It keeps a bug at one
             # provider from ending the work for all the others.
-            logger.exception("the transport failed on invocation %s", job.id)
+            logger.exception("transport_failed: on invocation %s", job.id, extra=_whose(job))
             return Lost(Failure("internal", f"{type(error).__name__} in the transport"))
 
     @property
@@ -342,7 +349,11 @@ class Pump:
 
     async def _stop_in_cloud(self, job: Job) -> None:
         if not await self.transports[job.lane.tenant.account].stop(_call(job, b"")):
-            logger.warning("invocation %s could not be stopped in the cloud", job.id)
+            logger.warning(
+                "stop_failed: invocation %s could not be stopped in the cloud",
+                job.id,
+                extra=_whose(job),
+            )
         elif (tracker := self._tracker(job)) is not None:
             tracker.hurry(job.id)
 
@@ -621,6 +632,12 @@ def _notice(finish: Finish, url: str, wall_ms: int) -> Notice:
         result=finish.result,
         failure=finish.failure,
     )
+
+
+def _whose(job: Job) -> dict[str, str]:
+    """Return what a log line says of whose it is."""
+    tenant = job.lane.tenant
+    return {"invocation": job.id, "account": tenant.account, "tenant": tenant.name}
 
 
 def _call(job: Job, payload: bytes) -> Call:

@@ -4,6 +4,7 @@ from collections import Counter
 from collections.abc import Mapping
 
 import anyio
+from msgspec import UNSET
 
 from dispatcher.core.account import Account
 from dispatcher.core.model import Source, State
@@ -60,7 +61,7 @@ class Engine(Direct):
         account = self.machine.accounts.get(name)
         if account is None:
             raise NotFound(f"there is no account {name!r}")
-        place = self.places[name]
+        place, adaptive = self.places[name], account.gate.adaptive
         return AccountView(
             name=name,
             provider=place.provider,
@@ -74,6 +75,9 @@ class Engine(Direct):
             oldest_age_s=account.oldest_age_s(self.clock.now()),
             functions=account.function_views(),
             tenants=account.tenant_views(),
+            adaptive_limit=UNSET if adaptive is None else adaptive.limit,
+            foreign=account.gate.foreign,
+            blocked_by=account.blocked_by or UNSET,
         )
 
     def statistics(self) -> Statistics:
@@ -114,6 +118,13 @@ class Engine(Direct):
             run_s=_views(counters.run_s),
             start_delay_s=_views(counters.start_delay_s),
             untracked=_untracked(accounts),
+            reclaim_s=_views({key: a.reclaim_s for key, a in accounts.items()}),
+            adaptive_limit={
+                key: a.gate.adaptive.limit
+                for key, a in accounts.items()
+                if a.gate.adaptive is not None
+            },
+            foreign_instances={key: a.gate.foreign for key, a in accounts.items()},
             accept_s=_views(self.accept_s),
             journal_commit_s=self._commit_s.view(),
             loop_lag_s=self._lag_s.view(),
