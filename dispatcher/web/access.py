@@ -128,6 +128,8 @@ class Access:
             raise problems.refusal(403, f"Origin is {origin!r}, and this is {host!r}")
 
     def _knows(self, authorization: str) -> bool:
+        if not self._digests:
+            return False
         scheme, _, token = authorization.partition(" ")
         digest = _digest(token.strip())
         known = False

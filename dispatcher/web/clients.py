@@ -123,7 +123,7 @@ class Clients:
         if claimed.scheme == SIGV4:
             # Not signed by every SDK, and all that tells two equal calls of one second apart.
             get = request.headers.get
-            identity += f"{get('amz-sdk-invocation-id', '')} {get('amz-sdk-request', '')}"
+            identity += f" {get('amz-sdk-invocation-id', '')} {get('amz-sdk-request', '')}"
         keep_s = 2 * SKEW_MAX_S[claimed.scheme]
         if not self._repeats.is_new(identity, self._clock(), keep_s):
             raise Unproved(Fault.REPEATED, "this very request was sent before")

@@ -156,7 +156,7 @@ class IngressLambda:
             raise Trouble(
                 Kind.DENIED, f"{text} belongs to another account or region than this client"
             )
-        asked = request.query.get("Qualifier") or None
+        asked = (request.query_string and request.query.get("Qualifier")) or None
         if asked is not None and not _QUALIFIER.fullmatch(asked):
             raise Trouble(
                 Kind.BAD_NAME,
@@ -180,34 +180,41 @@ class IngressLambda:
         claim = visit.claim
         if not sdk_id or (claim is not None and "amz-sdk-invocation-id" not in claim.names):
             self._desk.once(visit)
-        invocation = _invocation(visit, target, CallType.ASYNC, options)
         if sdk_id:
-            key = _key(sdk_id, "" if claim is None else claim.access_key_id, invocation)
-            acceptance = await self._accept_once(invocation, key)
+            key = _key(sdk_id, visit, target, options)
+            acceptance = await self._accept_once(visit, target, options, key)
         else:
-            acceptance = await self._desk.enqueue(invocation)
+            acceptance = await self._desk.enqueue(
+                _invocation(visit, target, CallType.ASYNC, options)
+            )
         # No content type: there is no content.
         return web.Response(status=202, headers={"x-amzn-RequestId": acceptance.id})
 
-    async def _accept_once(self, invocation: Invocation, key: str) -> Acceptance:
+    async def _accept_once(
+        self, visit: Visit, target: Target, options: dict[str, str], key: str
+    ) -> Acceptance:
         """Accept what an SDK may have sent already, and give the first one's id if it has."""
         while True:
-            keyed = msgspec.structs.replace(invocation, idempotency_key=key)
-            acceptance = await self._desk.enqueue(keyed, KEY_SPACE)
+            invocation = _invocation(visit, target, CallType.ASYNC, options, key)
+            acceptance = await self._desk.enqueue(invocation, KEY_SPACE)
             if not acceptance.duplicate:
                 return acceptance
             record = (await self._engine.get(acceptance.id)).record
             if time.time() - record.accepted_ms / 1000 < SDK_RETRIES_MAX_S:
                 return acceptance
             # Too late for a retry: another call, and the next in a row of such.
-            key = _digest(key, acceptance.id)
+            key = _digest(f"{key} {acceptance.id}", b"")
 
 
 VERSIONS: Final = ("2014-11-13", "2015-03-31", "2016-08-19", "2021-11-15")
 
 
 def _invocation(
-    visit: Visit, target: Target, call_type: CallType, options: dict[str, str]
+    visit: Visit,
+    target: Target,
+    call_type: CallType,
+    options: dict[str, str],
+    key: str | None = None,
 ) -> Invocation:
     return Invocation(
         account=target.account,
@@ -217,30 +224,29 @@ def _invocation(
         tenant=visit.client.tenant,
         type=call_type,
         options=options,
+        idempotency_key=key,
     )
 
 
-def _digest(*parts: str | bytes) -> str:
-    hasher = hashlib.blake2b(digest_size=20)
-    for part in parts:
-        raw = part.encode("utf-8", "surrogateescape") if isinstance(part, str) else part
-        hasher.update(len(raw).to_bytes(8, "big"))
-        hasher.update(raw)
+def _digest(words: str, payload: bytes) -> str:
+    hasher = hashlib.blake2b(words.encode("utf-8", "surrogateescape"), digest_size=20)
+    hasher.update(payload)
     return hasher.hexdigest()
 
 
-def _key(sdk_id: str, access_key_id: str, invocation: Invocation) -> str:
+def _key(sdk_id: str, visit: Visit, target: Target, options: dict[str, str]) -> str:
     """Return what repeats of one call have in common, and no other call."""
-    options = (part for pair in sorted(invocation.options.items()) for part in pair)
-    return _digest(
+    words = (
         sdk_id,
-        access_key_id,
-        invocation.function,
-        invocation.qualifier or "",
-        invocation.tenant,
-        invocation.payload,
-        *options,
+        "" if visit.claim is None else visit.claim.access_key_id,
+        target.function,
+        target.qualifier or "",
+        visit.client.tenant,
+        *(word for item in sorted(options.items()) for word in item),
+        "",
     )
+    # No header has a line feed in it, so nothing is read across the words.
+    return _digest("\n".join(words), visit.body)
 
 
 def _options(request: web.Request) -> dict[str, str]:

@@ -11,7 +11,7 @@ import calendar
 import hashlib
 import hmac
 import re
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from datetime import UTC
 from email.utils import parsedate_to_datetime
 from enum import StrEnum
@@ -76,7 +76,10 @@ class Head(Struct, frozen=True):
     path: str
     """With its escapes."""
     query: str
-    headers: CIMultiDictProxy[str]
+    headers: dict[str, str]
+    """By names in lower case; of those that came more than once, the first."""
+    repeated: frozenset[str] = frozenset()
+    """Names of headers that came more than once."""
 
 
 class Claim(Struct, frozen=True):
@@ -85,7 +88,7 @@ class Claim(Struct, frozen=True):
     scheme: str
     access_key_id: str
     signature: str
-    names: tuple[str, ...] = ()
+    names: Collection[str] = ()
     """The headers that are signed; `FC` signs all that begin with `x-fc-`."""
     region: str = ""
     moment: str = ""
@@ -99,18 +102,26 @@ def head(method: str, target: str, headers: CIMultiDictProxy[str]) -> Head:
     if not target.startswith("/"):
         target = "/" + target.partition("://")[2].partition("/")[2]
     path, _, query = target.partition("?")
-    return Head(method, path, query.partition("#")[0], headers)
+    by_name: dict[str, str] = {}
+    repeated = frozenset[str]()
+    for each, value in headers.items():
+        name = each.lower()
+        if name in by_name:
+            repeated |= {name}
+        else:
+            by_name[name] = value
+    return Head(method, path, query.partition("#")[0], by_name, repeated)
 
 
 def claim(request: Head, schemes: frozenset[str], now_s: float) -> Claim:
     """Return who the request says it is from. Raises `Unproved` if no body could prove it."""
-    given = request.headers.getall("Authorization", [])
+    given = request.headers.get("authorization", "")
     if not given:
         if re.search(r"(?:^|&)(?:X-Amz-Signature|x-acs-signature|Signature)=", request.query):
             raise Unproved(Fault.MALFORMED, "presigned requests are not taken: sign the headers")
         raise Unproved(Fault.MISSING, "the request is not signed")
-    scheme, _, rest = given[0].partition(" ")
-    if len(given) > 1 or scheme not in schemes:
+    scheme, _, rest = given.partition(" ")
+    if "authorization" in request.repeated or scheme not in schemes:
         raise Unproved(Fault.MALFORMED, f"expected one Authorization of {' or '.join(schemes)}")
     claimed = _fc_claim(request, rest) if scheme == FC else _claim(request, scheme, rest)
     off_s = abs(now_s - claimed.signed_at_s)
@@ -132,9 +143,7 @@ def _claim(request: Head, scheme: str, rest: str) -> Claim:
     key, region, day = parts["credential"], "", ""
     if scheme == SIGV4:
         key, day, region = _scope(key)
-    names = tuple(parts["names"].lower().split(";"))
-    if list(names) != sorted(set(names)):
-        raise Unproved(Fault.MALFORMED, "SignedHeaders is not a sorted list")
+    names = _names(parts["names"])
     _check_names(request, scheme, names)
     time_header = "x-amz-date" if scheme == SIGV4 else "x-acs-date"
     moment = request.headers.get(time_header, "")
@@ -153,22 +162,32 @@ def _scope(credential: str) -> tuple[str, str, str]:
     return parts[0], parts[1], parts[2]
 
 
-def _check_names(request: Head, scheme: str, names: tuple[str, ...]) -> None:
-    needed = set(_SIGNED[scheme])
+@lru_cache(maxsize=256)
+def _names(text: str) -> dict[str, None]:
+    """Return the names of a list of signed headers, in its order. Raises `Unproved`."""
+    names = text.lower().split(";")
+    if names != sorted(set(names)):
+        raise Unproved(Fault.MALFORMED, "SignedHeaders is not a sorted list")
+    return dict.fromkeys(names)
+
+
+def _check_names(request: Head, scheme: str, names: dict[str, None]) -> None:
     prefix = _SIGNED_IF_GIVEN[scheme]
-    needed |= {name for each in request.headers if (name := each.lower()).startswith(prefix)}
-    if missing := needed.difference(names):
+    missing = [name for name in _SIGNED[scheme] if name not in names]
+    missing += [name for name in request.headers if name.startswith(prefix) and name not in names]
+    if missing:
         raise Unproved(Fault.WRONG, f"not among SignedHeaders: {', '.join(sorted(missing))}")
-    for name in names:
-        if len(request.headers.getall(name, ())) > 1:
-            raise Unproved(Fault.MALFORMED, f"header {name} is given more than once")
+    if request.repeated and not request.repeated.isdisjoint(names):
+        raise Unproved(Fault.MALFORMED, "a signed header is given more than once")
 
 
 def _fc_claim(request: Head, rest: str) -> Claim:
     key, _, signature = rest.strip().partition(":")
     if not (key and signature):
         raise Unproved(Fault.MALFORMED, "Authorization is not `FC key:signature`")
-    moment = request.headers.get("Date", "")
+    moment = request.headers.get("date", "")
+    if any(name.startswith("x-fc-") for name in request.repeated):
+        raise Unproved(Fault.MALFORMED, "a signed header is given more than once")
     try:
         signed_at = parsedate_to_datetime(moment)
     except (ValueError, OverflowError, IndexError, TypeError) as error:
@@ -216,7 +235,7 @@ def prove(request: Head, claimed: Claim, secret: str, digest: str, body: bytes) 
 
 def _check_body(request: Head, claimed: Claim, digest: str, body: bytes) -> None:
     if claimed.scheme == FC:
-        md5 = _md5_of(request.headers.get("Content-MD5", ""))
+        md5 = _md5_of(request.headers.get("content-md5", ""))
         if md5 is not None and md5 != hashlib.md5(body, usedforsecurity=False).digest():
             raise Unproved(Fault.WRONG, "Content-MD5 is not that of the body")
         return
@@ -255,9 +274,8 @@ def _expected(request: Head, claimed: Claim, secret: str, digest: str) -> Iterat
         headers = [(name, canonical.sigv4_value(get(name, ""))) for name in claimed.names]
     else:
         headers = [(name, get(name, "").strip()) for name in claimed.names]
-    for path in _paths(request.path):
-        signed_path = canonical.sigv4_path(path) if sigv4 else path
-        text = canonical.canonical_request(request.method, signed_path, query, headers, digest)
+    for path in _paths(request.path, once_more=sigv4):
+        text = canonical.canonical_request(request.method, path, query, headers, digest)
         if sigv4:
             yield canonical.sigv4_signature(secret, claimed.moment, claimed.region, "lambda", text)
         else:
@@ -265,11 +283,16 @@ def _expected(request: Head, claimed: Claim, secret: str, digest: str) -> Iterat
 
 
 @lru_cache(maxsize=1024)
-def _paths(path: str) -> tuple[str, ...]:
-    """Return the path as it came, and as it is with every character escaped that can be."""
+def _paths(path: str, *, once_more: bool) -> tuple[str, ...]:
+    """
+    Return the path as it came, and as it is with every character escaped that can be.
+
+    *once_more*: both are escaped again, as SigV4 has it.
+    """
     # Alibaba's SDK for Python signs `%24`, and aiohttp underneath puts `$` on the wire.
     escaped = "/".join(quote(unquote(part), safe="~") for part in path.split("/"))
-    return (path,) if escaped == path else (path, escaped)
+    paths = dict.fromkeys((path, escaped))
+    return tuple(canonical.sigv4_path(each) if once_more else each for each in paths)
 
 
 def _pairs(query: str) -> list[tuple[str, str]]:
@@ -280,20 +303,15 @@ def _pairs(query: str) -> list[tuple[str, str]]:
 
 def _fc_signature(request: Head, claimed: Claim, secret: str) -> str:
     get = request.headers.get
-    # Those without a value are signed as such; the order of equal names is that of the wire.
-    lines = [
-        (name, value.strip())
-        for each, value in request.headers.items()
-        if (name := each.lower()).startswith("x-fc-")
-    ]
-    lines.sort(key=lambda line: line[0])
+    # Those without a value are signed as such.
+    lines = sorted(item for item in request.headers.items() if item[0].startswith("x-fc-"))
     text = "\n".join(
         (
             request.method,
-            get("Content-MD5", ""),
-            get("Content-Type", ""),
+            get("content-md5", ""),
+            get("content-type", ""),
             claimed.moment,
-            "".join(f"{name}:{value}\n" for name, value in lines) + unquote(request.path),
+            "".join(f"{name}:{value.strip()}\n" for name, value in lines) + unquote(request.path),
         )
     )
     return base64.b64encode(hmac.digest(secret.encode(), text.encode(), "sha256")).decode()

@@ -3,7 +3,6 @@ from typing import Any
 
 import pytest
 from msgspec.structs import replace
-from multidict import CIMultiDict, CIMultiDictProxy
 
 from dispatcher.config import ClientSettings, Settings
 from dispatcher.core.canonical import ACS3, SIGV4
@@ -95,7 +94,7 @@ async def test_a_key_that_is_taken_away_is_unknown():
 
 def request(**headers: str) -> Head:
     named = {name.replace("_", "-"): value for name, value in headers.items()}
-    return Head("POST", "/", "", CIMultiDictProxy(CIMultiDict(named)))
+    return Head("POST", "/", "", named)
 
 
 def is_repeat(clients: Clients, scheme: str, signature: str, **headers: str) -> bool:

@@ -20,7 +20,7 @@ from hypothesis import strategies as st
 from multidict import CIMultiDict, CIMultiDictProxy
 
 from dispatcher.core.canonical import ACS3, SIGV4
-from dispatcher.web.signatures import FC, Fault, Head, Unproved, claim, head, prove
+from dispatcher.web.signatures import FC, Fault, Unproved, claim, head, prove
 
 KEY, SECRET = "LOCALKEY", "local/secret+of=tests"
 NOW_S = 1_795_469_655
@@ -40,7 +40,7 @@ class Sent:
 
     def verify(self, secret: str = SECRET, now_s: float = NOW_S, schemes: Any = ALL) -> str:
         headers = CIMultiDictProxy(CIMultiDict(self.headers))
-        request = Head("POST", self.path, self.query, headers)
+        request = head("POST", f"{self.path}?{self.query}", headers)
         claimed = claim(request, schemes, now_s)
         digest = hashlib.sha256(self.body).hexdigest()
         prove(request, claimed, secret, digest, self.body)
@@ -174,7 +174,6 @@ def test_what_has_no_signature_is_told_so():
 @pytest.mark.parametrize(
     "text",
     [
-        "",
         "Bearer token",
         "FC",
         "FC key",
@@ -219,7 +218,7 @@ def test_a_header_that_came_twice_proves_nothing():
     headers = CIMultiDict(sent.headers)
     headers.add("X-Amz-Date", "20000101T000000Z")
     with pytest.raises(Unproved, match="more than once"):
-        claim(Head("POST", sent.path, "", CIMultiDictProxy(headers)), ALL, NOW_S)
+        claim(head("POST", sent.path, CIMultiDictProxy(headers)), ALL, NOW_S)
 
 
 @pytest.mark.parametrize("date", ["", "yesterday", "20261332T000000Z", "2026-11-23T17:43:45Z"])
@@ -282,7 +281,8 @@ def test_the_old_signature_is_that_of_its_description():
 
 
 def test_a_header_that_is_no_text_proves_nothing():
-    sent = fc(**{"x-fc-a": "1"})
+    fields: Any = {"x-fc-a": "1"}
+    sent = fc(**fields)
     sent.headers["x-fc-a"] = "\udcff"
     assert sent.fault() is Fault.WRONG
 
