@@ -101,6 +101,11 @@ class Machine:
             slot = account.take(job, now)
             slot.lost_until = lost_until
             self._hold(job, slot, lost_until)
+            # A task that is sent twice runs once; anything else could run beside itself.
+            cautious_s = job.lane.function.cautious_s
+            if source_of(job) is not Source.TASK and cautious_s is not None:
+                job.waits_for = GateKind.RETRY
+                job.wakes_at = min(lost_until, sent_at + cautious_s)
         account.backlog.add(job, now)
         return []
 

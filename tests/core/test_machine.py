@@ -662,6 +662,24 @@ def test_what_ran_when_we_stopped_gets_its_slot_back_over_the_limit_for_the_time
     assert w.run() == [waiting]
 
 
+def test_what_may_run_already_is_not_sent_beside_itself():
+    functions = {
+        "f": function_of(duration_s=5.0),
+        "unknown": function_of(),
+        "task": function_of(Source.TASK, duration_s=5.0),
+    }
+    w = world_of(functions, quota=9)
+    jobs = {name: w.job(name) for name in functions}
+    for job in jobs.values():
+        w.restore(job, State.SENDING, 1.0)
+    assert w.run() == [jobs["unknown"], jobs["task"]], "a repeated task id is refused"
+    assert w.main.gate.in_use == 3
+    assert w.main.waiting_for(jobs["f"], w.now).gate is GateKind.RETRY
+    assert w.machine.next_deadline(w.now) == 4.0
+    assert [e.job for e in w.advance(4.0) if isinstance(e, Launch)] == [jobs["f"]]
+    assert w.main.gate.in_use == 3
+
+
 def test_what_was_being_sent_when_we_stopped_is_sent_again_or_uncertain():
     w = world_of({"f": function_of(hold_max_s=100)}, quota=1)
     before = w.admit()

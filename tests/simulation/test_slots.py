@@ -247,13 +247,20 @@ def test_news_that_is_lost_doubled_early_or_late_leaves_no_slot_behind(tmp_path:
         assert counted[name]["instances_peak"] <= LIMIT
 
 
+#: So that many are on their way at the moment of the kill.
+SLOW_REPLIES = """
+faults = [{ kind = "slow", operation = "invoke", probability = 0.3, delay_s = 1.0 }]
+"""
+
+
 @pytest.mark.slow
 def test_200_that_run_while_the_dispatcher_is_killed_are_all_learned_of(tmp_path: Path):
     limit = 200
-    text = cloud_config().replace("duration_s = 1.5", "duration_s = 3.0")
+    text = SLOW_REPLIES + cloud_config().replace("duration_s = 1.5", "duration_s = 3.0")
     with cloud(tmp_path, text) as url:
         config = write_config(
-            tmp_path, sidecar_config(url).replace(f"quota = {LIMIT}", f"quota = {limit}")
+            tmp_path,
+            sidecar_config(url, "duration_s = 4.5").replace(f"quota = {LIMIT}", f"quota = {limit}"),
         )
         with Sidecar(config) as first:
             ids = [one for name in EXACT for one in enqueue(first, name, 2 * limit)]
@@ -285,9 +292,10 @@ def test_200_that_run_while_the_dispatcher_is_killed_are_all_learned_of(tmp_path
     }
     assert counted["fc"]["instances_peak"] <= limit
     assert by_account["fc"] == 2 * limit, "a repeated task id runs once"
-    # Lambda knows no ids of ours: what was on its way at that moment is sent again, and may run
-    # beside itself.
-    assert counted["lambda"]["instances_peak"] <= limit + recovered["sending"]
+    # Lambda knows no ids of ours: what was on its way at that moment is sent again, but not
+    # before the first may have ended.
+    assert counted["lambda"]["instances_peak"] <= limit
+    assert recovered["sending"] > 20
     assert forced == 0
 
 
