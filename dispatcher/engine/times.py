@@ -129,8 +129,8 @@ def job_of(record: Record, payload: bytes | None, account: Account, seq: int, cl
 
 
 def _expires_at(record: Record, on_loop: Callable[[int], float]) -> float:
-    """Return when it expires: what has been sent once does not any more."""
-    if record.expires_ms is None or record.first_sent_ms is not None or record.attempt > 1:
+    """Return when it expires: what has run once does not any more."""
+    if record.expires_ms is None or record.attempt > 1:
         return math.inf
     return on_loop(record.expires_ms)
 

@@ -58,11 +58,23 @@ async def test_what_was_due_before_a_restart_keeps_its_age():
     assert (job.accepted_at, job.due_at, job.waits_for) == (-990, -990, None)
 
 
-async def test_what_was_sent_once_does_not_expire():
+async def test_what_was_throttled_still_expires_after_a_restart_but_a_retry_does_not():
     clock = Clock(lambda: 100.0)
     account = Account("a", AccountRules(quota=1))
-    record = Record(id="i1", account="a", function="f", expires_ms=1, first_sent_ms=1)
-    assert job_of(record, None, account, 1, clock).expires_at == math.inf
+
+    def expires_at(attempt: int) -> float:
+        record = Record(
+            id="i1",
+            account="a",
+            function="f",
+            attempt=attempt,
+            expires_ms=130_000,
+            first_sent_ms=1,
+        )
+        return job_of(record, None, account, 1, clock).expires_at
+
+    assert (expires_at(1), expires_at(2)) == (30, math.inf)
+
 
 
 async def test_what_came_later_stays_later_in_a_turn_of_the_loop_that_takes_long():
