@@ -56,7 +56,7 @@ SECRET = "made up"
 async def serve(url: str) -> None:
     """Serve until the standard input closes; say the CPU time whenever a line comes in."""
     async with contextlib.AsyncExitStack() as stack:
-        folder = Path.cwd() / stack.enter_context(tempfile.TemporaryDirectory(dir="."))  # noqa: ASYNC240
+        folder = Path.cwd() / stack.enter_context(tempfile.TemporaryDirectory(dir="."))
         (folder / "secret").write_text(SECRET)
         (folder / "secret").chmod(0o600)
         settings = parse(CONFIG.format(url=url), base=folder)
