@@ -139,7 +139,7 @@ def _show_account(console: Console, account: AccountView) -> None:
         f"[bold]{account.name}[/bold]  {account.provider} {account.account_id} {account.region}"
         f"  {account.in_use} of {account.limit} instances (quota {account.quota})"
         f"  {account.queued.due} due, {account.queued.delayed} later"
-        f"  oldest {account.oldest_age_s:.0f} s{paused}"
+        f"  oldest {account.oldest_age_s:.0f} s{paused}{_of_others(account)}"
     )
     _show(
         console,
@@ -157,6 +157,14 @@ def _show_account(console: Console, account: AccountView) -> None:
             for name, f in sorted(account.functions.items())
         ],
     )
+
+
+def _of_others(account: AccountView) -> str:
+    """Say what holds due work up, and what others seem to use."""
+    told = f"  waits for {account.blocked_by}" if account.blocked_by else ""
+    if account.adaptive_limit:
+        told += "  adaptive"
+    return f"{told}  others use about {account.foreign}" if account.foreign else told
 
 
 def _why(function: object, account: AccountView) -> str:

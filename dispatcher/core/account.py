@@ -30,6 +30,7 @@ from dispatcher.core.model import (
     Throttled,
 )
 from dispatcher.core.retry import retry_after_s
+from dispatcher.core.statistics import WAIT_BOUNDS_S, Histogram
 from dispatcher.core.views import FunctionView, Labels, Queued, TenantView, WaitingFor
 
 #: Functions without a section that get a metric label of their own.
@@ -60,6 +61,8 @@ class Account:
         self.blocked_by: GateKind | None = None
         self.blocked_since = 0.0
         self.reopens_at: float | None = None  #: when time alone lets the next one pass its ramp
+        #: How long those below their floor waited for it, with work that was due.
+        self.reclaim_s = Histogram(WAIT_BOUNDS_S)
         self._labelled: set[str] = set()
         self._forget_functions_at = IDLE_KEPT
         self._forget_tenants_at = IDLE_KEPT
@@ -144,6 +147,11 @@ class Account:
         self.in_flight[slot.labels] = self.in_flight.get(slot.labels, 0) + 1
         tenant.pays(slot.charged_s, slot)
         self.backlog.rerank(tenant)
+        since = tenant.short_since
+        if since is not None and (not tenant.due or not tenant.gate.below_floor):
+            tenant.short_since = None
+            if now > since:  # else nobody had borrowed it
+                self.reclaim_s.observe(now - since)
         return slot
 
     def give_back(self, job: Job, now: float) -> None:
@@ -157,6 +165,7 @@ class Account:
         lane.tenant.gate.give_back(slot.share)
         lane.tenant.pays(now - slot.taken_at - slot.charged_s, slot)
         self.backlog.rerank(lane.tenant)
+        lane.tenant.note_short(now)
         self.backlog.room_at(lane.function)
 
     def next_to_go(self, now: float) -> Job | GateKind | None:
@@ -298,6 +307,7 @@ class Account:
             self.tenant(name).label = name
         for name, tenant in self.backlog.tenants.items():
             tenant.gate.rules = rules.tenants.get(name, TenantRules())
+            tenant.short_since = None  # counted anew from its next invocation or end
             self.backlog.rerank(tenant)
 
     # -- What others want to know
@@ -336,7 +346,7 @@ class Account:
         """Return every function that is listed or in use."""
         return {
             name: FunctionView(
-                limit=gate.rules.instances_max,
+                limit=gate.limit,
                 in_use=gate.in_use,
                 queued=gate.queued,
                 paused=gate.paused,

@@ -78,13 +78,14 @@ class Backlog:
             job.lane.tenant.delayed += 1
             self._delayed.place(job, job.wakes_at, job.seq)
         else:
-            self._come_due(job)
+            self._come_due(job, now)
 
-    def _come_due(self, job: Job) -> None:
+    def _come_due(self, job: Job, now: float) -> None:
         tenant = job.lane.tenant
         job.waits_for = None
         self.due += 1
         tenant.due += 1
+        tenant.note_short(now)
         self._ages.add(job.due_at)
         if job.slot is not None:
             self._resends[job.id] = job
@@ -111,6 +112,8 @@ class Backlog:
             self._forget_expiry(job)
             return
         self._no_longer_due(job)
+        if not lane.tenant.due:
+            lane.tenant.short_since = None
         if job.slot is not None:
             if self._resends.pop(job.id, None) is None:
                 shut = self._shut_resends[lane.function.name]
@@ -295,7 +298,7 @@ class Backlog:
             self._delayed.pop()
             self.delayed -= 1
             job.lane.tenant.delayed -= 1
-            self._come_due(job)
+            self._come_due(job, now)
 
     def expired(self, now: float) -> Iterator[Job]:
         """

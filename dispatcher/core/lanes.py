@@ -66,6 +66,7 @@ class TenantQueue:
         "passed",
         "ready",
         "serial",
+        "short_since",
     )
 
     def __init__(self, account: str, name: str, label: str, gate: TenantGate, serial: int) -> None:
@@ -79,6 +80,8 @@ class TenantQueue:
         self.passed = 0.0  #: instance-seconds charged, by weight: less goes first
         self.due = 0
         self.delayed = 0
+        #: Since when it has had due work and held less than its floor; None: that is not so.
+        self.short_since: float | None = None
         self.at_ceiling = False  #: what would go next does not fit under its limit
         self.entry: tuple[Any, ...] | None = None
         self._forget_lanes_at = LANES_KEPT
@@ -118,6 +121,11 @@ class TenantQueue:
     def pays(self, seconds: float, slot: Slot) -> None:
         """Charge seconds of a slot, or settle them (a negative charge)."""
         self.passed += seconds * slot.price
+
+    def note_short(self, now: float) -> None:
+        """Note since when it waits for what is reserved for it."""
+        if self.short_since is None and self.due and self.gate.below_floor:
+            self.short_since = now
 
     @property
     def idle(self) -> bool:

@@ -91,6 +91,12 @@ class AccountView(Struct, frozen=True, kw_only=True):
     oldest_age_s: float
     functions: dict[str, FunctionView]
     tenants: dict[str, TenantView]
+    adaptive_limit: int | UnsetType = UNSET
+    """Where the limit is adaptive: what it has come to, which is `limit`."""
+    foreign: int | UnsetType = UNSET
+    """An estimate of the instances that others use of the quota, from when it was last met."""
+    blocked_by: GateKind | UnsetType = UNSET
+    """The gate that holds due work up, if any does."""
 
 
 class HistogramView(Struct, frozen=True):
@@ -135,6 +141,9 @@ class Statistics(Struct, frozen=True, kw_only=True):
     send_s: dict[Labels, HistogramView]  #: account
     run_s: dict[Labels, HistogramView]  #: account
     start_delay_s: dict[Labels, HistogramView]  #: account
+    reclaim_s: dict[Labels, HistogramView]  #: account
+    adaptive_limit: dict[Labels, int]  #: account; only where the limit is adaptive
+    foreign_instances: dict[Labels, int]  #: account
     untracked: dict[
         Labels, int
     ]  #: account, function; 1 while its ends are estimated for want of news

@@ -143,6 +143,20 @@ FAMILIES: tuple[Family, ...] = (
         lambda statistics: statistics.instances_limit,
     ),
     Family(
+        "dispatcher_adaptive_limit",
+        Kind.GAUGE,
+        _ACCOUNT,
+        "What the adaptive limit has come to, for accounts that have one.",
+        lambda statistics: statistics.adaptive_limit,
+    ),
+    Family(
+        "dispatcher_foreign_instances",
+        Kind.GAUGE,
+        _ACCOUNT,
+        "Instances of the quota that others seemed to use when it was last met: an estimate.",
+        lambda statistics: statistics.foreign_instances,
+    ),
+    Family(
         "dispatcher_instances_quota",
         Kind.GAUGE,
         _ACCOUNT,
@@ -218,6 +232,13 @@ FAMILIES: tuple[Family, ...] = (
         _ACCOUNT,
         "How long the cloud kept invocations queued after it had accepted them, where that is known.",
         lambda statistics: statistics.start_delay_s,
+    ),
+    Family(
+        "dispatcher_reclaim_seconds",
+        Kind.HISTOGRAM,
+        _ACCOUNT,
+        "How long tenants with due work waited for instances reserved for them that others had borrowed.",
+        lambda statistics: statistics.reclaim_s,
     ),
     Family(
         "dispatcher_untracked",

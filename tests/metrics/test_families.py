@@ -47,6 +47,9 @@ dispatcher_queue_jobs_max gauge
 dispatcher_start_delay_seconds histogram account
 dispatcher_notices_total counter account result
 dispatcher_untracked gauge account function
+dispatcher_reclaim_seconds histogram account
+dispatcher_adaptive_limit gauge account
+dispatcher_foreign_instances gauge account
 """
 
 
