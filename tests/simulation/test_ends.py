@@ -5,7 +5,7 @@ import subprocess
 import sys
 import time
 from collections import Counter
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from typing import Any
 
 import pytest
@@ -39,14 +39,11 @@ class Site:
 
     def until(self, invocation_id: str, state: str) -> dict[str, Any]:
         """Wait until an invocation is in *state*; return it."""
-        return self.wait(lambda: self.view(invocation_id), lambda view: view["state"] == state)
-
-    def wait(self, look: Callable[[], Any], good: Callable[[Any], bool]) -> Any:
         until = time.monotonic() + 15.0
-        while not good(seen := look()):
-            assert time.monotonic() < until, seen
+        while (view := self.view(invocation_id))["state"] != state:
+            assert time.monotonic() < until, view
             time.sleep(0.02)
-        return seen
+        return view
 
     def behave(self, account: str, **behaviour: Any) -> None:
         url = f"{self.url}/_emulator/accounts/{account}/functions/work"
