@@ -211,15 +211,27 @@ class Notices:
             except (aiohttp.ClientError, OSError, TimeoutError, ConfigError) as error:
                 if isinstance(error.__cause__, Refused):
                     return self._refused(notice, str(error.__cause__))
-                logger.info("notice of %s: %s: %s", notice.id, type(error).__name__, error)
+                logger.info(
+                    "notice_lost: %s: %s: %s",
+                    notice.id,
+                    type(error).__name__,
+                    error,
+                    extra=_whose(notice),
+                )
                 return "failed"
         if status < 300:
             return "ok"
-        logger.info("notice of %s: HTTP %d", notice.id, status)
+        logger.info("notice_refused: %s: HTTP %d", notice.id, status, extra=_whose(notice))
         return "failed" if status >= 500 or status in _PASSING else "refused"
 
     def _refused(self, notice: Notice, why: str) -> str:
-        logger.warning("notice_refused: %s of account %s: %s", notice.id, notice.account, why)
+        logger.warning(
+            "notice_refused: %s of account %s: %s",
+            notice.id,
+            notice.account,
+            why,
+            extra=_whose(notice),
+        )
         return "refused"
 
     async def _post(self, notice: Notice, key: str) -> int:
@@ -300,3 +312,8 @@ def signed(body: bytes, key: str, now_s: int, notice: Notice) -> dict[str, str]:
         "Dispatcher-Timestamp": str(now_s),
         "Dispatcher-Signature": "v1=" + hmac.digest(key.encode(), message, "sha256").hex(),
     }
+
+
+def _whose(notice: Notice) -> dict[str, str]:
+    """Return what a log line says of whose it is."""
+    return {"invocation": notice.id, "account": notice.account}

@@ -97,7 +97,7 @@ async def serve(path: Path, *, on_ready: Callable[[tuple[str, ...]], None] | Non
                     on_ready(addresses)
                 await engine.stopped()
             tasks.cancel_scope.cancel()
-    logger.info("drained")
+    logger.info("drained: nothing is in flight any more")
 
 
 def _url_of(addresses: Sequence[str]) -> str:
@@ -123,7 +123,7 @@ async def _obey_signals(
                 await reload(path, engine, apps)
                 manager.ready()
             elif engine.draining:
-                logger.warning("stopping at once: a second %s", number.name)
+                logger.warning("killed: a second %s", number.name)
                 _die_of(number)
             else:
                 logger.info("draining: %s", number.name)
@@ -149,7 +149,7 @@ async def reload(path: Path, engine: Engine, apps: Sequence[web.Application]) ->
         return False
     for problem in warnings(settings):
         logger.warning("config_warning: %s: %s", *problem)
-    logger.info("config_reloaded")
+    logger.info("config_reloaded: it is in force")
     engine.reloads["ok",] += 1
     return True
 
@@ -162,7 +162,7 @@ def _check_changes(old: Settings, new: Settings) -> None:
 
 async def _give_up_after(seconds: float) -> None:
     await anyio.sleep(seconds)
-    logger.error("stopping at once: the drain hangs")
+    logger.error("killed: the drain hangs")
     _die_of(signal.SIGTERM)
 
 
@@ -180,10 +180,15 @@ def _die_of(number: signal.Signals) -> None:
 _EVENT = re.compile(r"([a-z]+(?:_[a-z]+)*): ")
 
 
+#: What a line may say of whose it is: the `extra` of a call of the logger.
+_WHOSE = ("invocation", "account", "function", "tenant")
+
+
 class JsonLines(logging.Formatter):
     """One JSON object a line: nothing that anybody sends can begin a line of its own."""
 
     def format(self, record: logging.LogRecord) -> str:
+        """Write one line."""
         text = record.getMessage()
         named = _EVENT.match(text)
         line = {
@@ -194,6 +199,7 @@ class JsonLines(logging.Formatter):
             "event": named[1] if named else "message",
             "message": text[named.end() :] if named else text,
         }
+        line |= {key: record.__dict__[key] for key in _WHOSE if key in record.__dict__}
         if record.exc_info:
             line["exception"] = self.formatException(record.exc_info)
         return json.dumps(line, ensure_ascii=True)

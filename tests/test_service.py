@@ -66,9 +66,7 @@ def test_an_invocation_goes_all_the_way(tmp_path, endpoint):
             time.sleep(0.02)
         assert (status, state, view["estimated"]) == (200, "succeeded", False)
         assert sidecar.stop() == 0
-        assert [json.loads(line) for line in sidecar.text().splitlines()][-1][
-            "message"
-        ] == "drained"
+        assert [json.loads(line) for line in sidecar.text().splitlines()][-1]["event"] == "drained"
 
 
 def test_sighup_takes_new_limits_and_keeps_the_last_good_configuration(tmp_path, endpoint):

@@ -187,7 +187,7 @@ class Client:
         except DispatcherError as error:
             verdict = error
             # Whoever holds the ticket is told; this is for those who threw it away.
-            logger.info("not accepted: %s: %s", type(error).__name__, error)
+            logger.info("not_accepted: %s: %s", type(error).__name__, error)
         finally:
             self._pending -= 1
             ticket.settle(verdict)

@@ -237,7 +237,10 @@ class SqliteJournal:
                 self._writer.stop()
             await self._over.wait()
             return
-        logger.error("the journal was not closed within %g s; it will be repaired", CLOSE_MAX_S)
+        logger.error(
+            "journal_left_open: the journal was not closed within %g s; it will be repaired",
+            CLOSE_MAX_S,
+        )
 
     def disown(self) -> None:
         """In a process that was forked off: be of no use, and in nobody's way."""

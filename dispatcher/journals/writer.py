@@ -246,9 +246,9 @@ class Writer:
 
     def _set_room(self, *, room: bool) -> None:
         if self.room and not room:
-            logger.error("the journal's disk is full: nothing new is accepted")
+            logger.error("disk_full: the journal's disk is full: nothing new is accepted")
         elif room and not self.room:
-            logger.warning("the journal's disk has room again")
+            logger.warning("disk_has_room: the journal's disk has room again")
         self.room = room
 
     def _no_room(self, error: sqlite3.Error) -> None:

@@ -76,7 +76,7 @@ class EngineCollector(Collector):
             return None
         concurrent.futures.wait([answer], SNAPSHOT_MAX_S)
         if answer.cancel():
-            _logger.warning("no metrics: the event loop gave no answer in %g s", SNAPSHOT_MAX_S)
+            _logger.warning("metrics_late: the event loop gave no answer in %g s", SNAPSHOT_MAX_S)
             return None
         return answer.result()
 

@@ -225,7 +225,9 @@ class FcTasks:
 
     def _failed(self, look: Look, why: str, now: float) -> list[News]:
         self._counts["failed"] += 1
-        logger.warning("account %s: cannot ask for asynchronous tasks: %s", self._account, why)
+        logger.warning(
+            "tasks_failed: account %s: cannot ask for asynchronous tasks: %s", self._account, why
+        )
         return self._watchlist.failed(look, now)
 
     def _tell(self, news: list[News], report: Report) -> None:

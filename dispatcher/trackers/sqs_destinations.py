@@ -238,7 +238,9 @@ class SqsDestinations:
             if attempt < DELETE_TRIES_MAX - 1:
                 await anyio.sleep(PAUSE_BASE_S * 2.0**attempt)
         # They come again, are known as repeats, and are deleted then.
-        logger.warning("account %s: %d messages were not deleted", self._name, len(batch))
+        logger.warning(
+            "messages_left: account %s: %d messages were not deleted", self._name, len(batch)
+        )
 
     async def _not_deleted(self, batch: list[str]) -> list[str]:
         """Delete messages; return the receipts of those that were not."""
@@ -295,7 +297,7 @@ class SqsDestinations:
         if code.startswith(_REFUSALS):
             self._clients.refused()
         logger.warning(
-            "account %s: cannot %s the completion queue (failure %d in a row): %s",
+            "queue_failed: account %s: cannot %s the completion queue (failure %d in a row): %s",
             self._name,
             what,
             self._failures_in_a_row,

@@ -152,7 +152,9 @@ class Keyring:
             async with asyncio.timeout(FIRST_LOAD_MAX_S):
                 await self._tried.wait()
         except TimeoutError:
-            logger.warning("account %s: the credentials are slow to come", self._name)
+            logger.warning(
+                "credentials_late: account %s: the credentials are slow to come", self._name
+            )
 
     async def aclose(self) -> None:
         """Stop; sends that wait for keys are let go."""
@@ -220,14 +222,14 @@ class Keyring:
             kind = "" if isinstance(error, DispatcherError) else f"{type(error).__name__}: "
             self._problem = harmless(f"{kind}{error}")
             logger.warning(
-                "account %s: cannot get credentials (failure %d): %s",
+                "credentials_failed: account %s: cannot get credentials (failure %d): %s",
                 self._name,
                 self._failures,
                 self._problem,
             )
             return
         if self._failures or self._keys is None:
-            logger.info("account %s: credentials of key %s", self._name, keys.access_key_id)
+            logger.info("credentials: account %s: credentials of key %s", self._name, keys.access_key_id)
         self._failures = 0
         if keys != self._keys:
             self._renewal_every_s = RENEWAL_EVERY_S

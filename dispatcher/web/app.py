@@ -137,7 +137,7 @@ def _defect(request: web.Request, error: Exception) -> problems.Refusal:
     where = "".join(traceback.format_tb(error.__traceback__))
     # Not the error's own text: it may quote a payload.
     logger.error(
-        "defect %s: %s %s: %s\n%s",
+        "defect: %s: %s %s: %s\n%s",
         instance,
         request.method,
         resource.canonical if resource is not None else "?",

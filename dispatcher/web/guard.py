@@ -292,7 +292,7 @@ class GuardedHandler(web.RequestHandler):
             answer = problems.refusal(400, message or "this is not HTTP").reply()
         else:
             # This should never run: the application answers for its own errors.
-            logger.error("an answer failed: %s (%d)", type(exc).__name__, status)
+            logger.error("answer_failed: %s (%d)", type(exc).__name__, status)
             answer = problems.defect("").reply()
         plain(answer)
         answer.force_close()

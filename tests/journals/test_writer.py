@@ -326,8 +326,8 @@ async def test_without_room_the_new_are_refused_and_the_accepted_end(
     again = [entry(key="k", digest=b"1"), entry()]
     assert await accept(journal, *again) == [Duplicate(first.record.id, True), None]
     assert [one.getMessage() for one in caplog.records if one.levelno >= logging.WARNING] == [
-        "the journal's disk is full: nothing new is accepted",
-        "the journal's disk has room again",
+        "disk_full: the journal's disk is full: nothing new is accepted",
+        "disk_has_room: the journal's disk has room again",
     ]
 
 
