@@ -86,7 +86,7 @@ class Clients:
             raise Unproved(
                 Fault.MISSING, "no [clients] are configured, so only this machine may call"
             )
-        return Client(name="", account=None)
+        return Client(name="", account=None, wait_max_s=WAIT_MAX_S)
 
     def claim(self, request: web.Request, schemes: frozenset[str]) -> tuple[Head, Claim]:
         """Judge a request by its head. Raises `Unproved`."""
