@@ -235,7 +235,8 @@ class Account:
 
     def _ran(self, function: FunctionGate, run_s: float | None, now: float) -> None:
         self.gate.ran(run_s, now)
-        function.ran(run_s, now)
+        if function.adaptive is not None:
+            function.ran(run_s, now)
 
     # -- Time
 

@@ -8,7 +8,7 @@ from msgspec import Struct
 from dispatcher.core.adaptive import Adaptive
 from dispatcher.core.durations import Durations
 from dispatcher.core.model import FunctionRules, GateKind, Source
-from dispatcher.core.ramp import Pace, Warm
+from dispatcher.core.ramp import Pace, Warm, paced
 
 
 class Blocked(Struct, frozen=True):
@@ -56,7 +56,7 @@ class FunctionGate:
         #: By qualifier: why the ends of its runs cannot be learned as its rules say.
         self.untracked: dict[str | None, str] = {}
         self.adaptive: Adaptive | None = None  #: once the cloud has named a limit of its own
-        self.pace = Pace(rules.ramp)
+        self.pace = paced(None, rules.ramp)
         # Of all qualifiers together: it errs by a few tokens of the ramp.
         self.warm = Warm()
 
@@ -87,13 +87,15 @@ class FunctionGate:
         """Return why an invocation may not pass now; None: it may."""
         if (shut := self.shut(now)) is not None:
             return shut
-        limit = self.limit
-        if limit is None and not self.pace:  # as with most functions
+        limit = self.rules.instances_max if self.adaptive is None else self.limit
+        if limit is None and self.pace is None:  # as with most functions
             return None
         if not self.instances_for_one_more(qualifier):
             return None
         if limit is not None and self.in_use >= limit:
             return Blocked(GateKind.FUNCTION, self.name, limit, self.in_use)
+        if self.pace is None:
+            return None
         opens = self.pace.opens_at(now, cold=self.starts_cold(now))
         return None if opens <= now else Blocked(GateKind.RAMP, self.name, until=opens)
 
@@ -104,11 +106,12 @@ class FunctionGate:
     def take(self, qualifier: str | None, now: float) -> int:
         """Count one more invocation; return how many instances that added."""
         added = self.instances_for_one_more(qualifier)
-        if added and self.pace:
+        if added and self.pace is not None:
             self.pace.take(now, cold=self.starts_cold(now))
         self.in_flight[qualifier] = self.in_flight.get(qualifier, 0) + 1
         self.in_use += added
-        self.warm.level(self.in_use, now)
+        if added:
+            self.warm.count(self.in_use, now)
         return added
 
     def give_back(self, qualifier: str | None) -> int:
@@ -128,7 +131,7 @@ class FunctionGate:
         """Take new rules; return by how many instances the use changed with them."""
         before, declared_s = self.in_use, self.rules.duration_s
         self.rules = rules
-        self.pace.set_rules(rules.ramp)
+        self.pace = paced(self.pace, rules.ramp)
         self.in_use = sum(-(-n // rules.instance_concurrency) for n in self.in_flight.values())
         if rules.duration_s not in (None, declared_s):
             self.durations = Durations()  # else what was learned since is worth more
@@ -141,6 +144,7 @@ class FunctionGate:
 
     def starts_again(self, limit: int) -> None:
         """Have it come back little by little after a pause, up to *limit* or its own."""
+        self.pace = self.pace or Pace(self.rules.ramp)
         self.pace.starts_again(min(limit, self.rules.instances_max or limit))
 
     def met_limit(self, sent_at: float, ceiling: int, now: float) -> None:

@@ -23,7 +23,7 @@ from dispatcher.core.model import (
     TenantRules,
     Throttled,
 )
-from dispatcher.core.ramp import Pace
+from dispatcher.core.ramp import Pace, paced
 from dispatcher.core.rate import Rate
 from dispatcher.core.retry import Budget
 
@@ -110,6 +110,7 @@ class AccountGate:
     __slots__ = (
         "adaptive",
         "budget",
+        "ceiling",
         "circuit",
         "closed_until",
         "foreign",
@@ -132,7 +133,7 @@ class AccountGate:
         """Instances of the quota that others seemed to use when it was last felt."""
         self.in_use = 0
         self.milli_vcpu = 0
-        self.pace = Pace(rules.ramp)
+        self.pace = paced(None, rules.ramp)
         self.requests = 0
         self.paused = False
         self.closed_until = -math.inf
@@ -146,11 +147,6 @@ class AccountGate:
         return f"<AccountGate {self.name} {self.in_use}/{self.limit}>"
 
     @property
-    def ceiling(self) -> int:
-        """Return what the limit is at most: the quota less the headroom."""
-        return self.rules.quota - self.rules.headroom
-
-    @property
     def limit(self) -> int:
         """Return how many instances may be held: the limit in force."""
         return self.ceiling if self.adaptive is None else self.adaptive.limit
@@ -158,8 +154,9 @@ class AccountGate:
     def set_rules(self, rules: AccountRules) -> None:
         """Take new rules. A limit below what is held drains: nothing new until it fits."""
         self.rules = rules
+        self.ceiling = rules.quota - rules.headroom  #: what the limit is at most
         self.rate.set(rules.rate_max_per_s)
-        self.pace.set_rules(rules.ramp)
+        self.pace = paced(self.pace, rules.ramp)
         self.foreign = min(self.foreign, rules.quota)
         floor = min(rules.limit_min, self.ceiling)
         if rules.limit == "fixed":
@@ -196,20 +193,22 @@ class AccountGate:
         """Return why the account has no room for one more invocation of *function*."""
         if not function.instances_for_one_more(qualifier):
             return None
-        if self.in_use >= self.limit:
+        adaptive = self.adaptive
+        if self.in_use >= (self.ceiling if adaptive is None else adaptive.limit):
             return Blocked(GateKind.ACCOUNT, self.name, self.limit, self.in_use)
         resources = self.rules.resources
         if resources is not None:
             milli_vcpu = self.milli_vcpu + function.milli_vcpu
             if milli_vcpu > milli(resources.vcpu):
                 return Blocked(GateKind.RESOURCE, "vcpu", resources.vcpu, self.milli_vcpu / 1000)
-        if not self.pace:
+        if self.pace is None:
             return None
         opens = self.pace.opens_at(now, cold=function.starts_cold(now))
         return None if opens <= now else Blocked(GateKind.RAMP, self.name, until=opens)
 
     def starts_again(self) -> None:
         """Have the account come back little by little after a pause or an outage."""
+        self.pace = self.pace or Pace(self.rules.ramp)
         self.pace.starts_again(self.limit)
         if self.adaptive is not None:
             self.adaptive.restart(self.in_use)
@@ -223,7 +222,7 @@ class AccountGate:
 
     def launch(self, function: FunctionGate, qualifier: str | None, now: float) -> None:
         """Count what *function* is about to take against how fast instances may begin."""
-        if self.pace and function.instances_for_one_more(qualifier):
+        if self.pace is not None and function.instances_for_one_more(qualifier):
             self.pace.take(now, cold=function.starts_cold(now))
 
     def answered(self, slot: Slot, outcome: Outcome, now: float) -> bool:
@@ -242,7 +241,8 @@ class AccountGate:
 
     def ran(self, run_s: float | None, now: float) -> None:
         """Note that the cloud ran something of ours at once, which still counts as held."""
-        self.foreign = max(0, min(self.foreign, self.rules.quota - self.in_use))
+        if self.foreign:
+            self.foreign = max(0, min(self.foreign, self.rules.quota - self.in_use))
         if self.adaptive is not None:
             self.adaptive.succeeded(self.in_use, run_s, now)
 

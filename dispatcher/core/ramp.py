@@ -58,6 +58,13 @@ class Warm:
     def __repr__(self) -> str:
         return f"<Warm {self._before}, {self._peak} until {self._turn_at}>"
 
+    def count(self, in_use: int, now: float) -> None:
+        """Note that so many run something now."""
+        if now >= self._turn_at:
+            self.level(in_use, now)
+        elif in_use > self._peak:
+            self._peak = in_use
+
     def level(self, in_use: int, now: float) -> int:
         """Return how many there are, *in_use* of which run something."""
         if now >= self._turn_at:
@@ -91,6 +98,14 @@ class Restart:
     def take(self, now: float) -> None:
         """Count an instance that begins."""
         self._rate.take(now)
+
+
+def paced(pace: "Pace | None", rules: RampRules | None) -> "Pace | None":
+    """Return the pace for these rules; None, which is quick to ask, where there is nothing to it."""
+    if pace is None:
+        return None if rules is None else Pace(rules)
+    pace.set_rules(rules)
+    return pace or None
 
 
 class Pace:
