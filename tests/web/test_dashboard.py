@@ -356,9 +356,13 @@ async def test_dead_ones_are_found_redriven_and_never_markup():
 @pytest.mark.slow
 async def test_on_a_phone_in_the_dark_nothing_is_cut_off():
     async with running() as held, page_of(held) as page:
+        for number in range(20):
+            held.enqueue("a-function-of-quite-a-long-name", tenant=f"tenant-{number}")
+        await page.until(f"{TEXT}.includes('8 of 8')")
+        await page.value("document.getElementById('search').requestSubmit()")
+        await page.until("document.getElementById('rows').children.length === 8")
         for dark in (False, True):
             await page.look(width=360, height=740, dark=dark)
-            await page.until(f"{TEXT}.includes('0 of 8')")
             await page.until("document.documentElement.scrollWidth <= 360")
         light_on_dark = await page.value(
             "(() => { const sum = (c) => c.match(/\\d+/g).slice(0, 3).map(Number)"
