@@ -10,8 +10,8 @@ caller says it has signed, and compares signatures with `hmac.compare_digest`.
 
 import functools
 import hashlib
-import hmac
 from collections.abc import Iterable, Sequence
+from typing import Any, Final
 from urllib.parse import quote
 
 Headers = Sequence[tuple[str, str]]
@@ -22,6 +22,9 @@ without the spaces around them.
 
 SIGV4 = "AWS4-HMAC-SHA256"
 ACS3 = "ACS3-HMAC-SHA256"
+
+_BLOCK: Final = 64
+"""Bytes that SHA-256 takes at a time."""
 
 
 def canonical_request(method: str, path: str, query: str, headers: Headers, digest: str) -> str:
@@ -67,7 +70,8 @@ def sigv4_path(path: str) -> str:
 
 def sigv4_value(value: str) -> str:
     """Return a header's value without the spaces that somebody on the way may take out of it."""
-    return " ".join(value.split())
+    # Most have none, and a space is the only one of them that is printable.
+    return value if value.isprintable() and " " not in value else " ".join(value.split())
 
 
 def sigv4_signature(secret: str, moment: str, region: str, service: str, canonical: str) -> str:
@@ -77,18 +81,43 @@ def sigv4_signature(secret: str, moment: str, region: str, service: str, canonic
         f"{SIGV4}\n{moment}\n{day}/{region}/{service}/aws4_request\n"
         f"{hashlib.sha256(canonical.encode()).hexdigest()}"
     )
-    return hmac.digest(_sigv4_key(secret, day, region, service), text.encode(), "sha256").hex()
+    return hmac_sha256(_sigv4_key(secret, day, region, service), text.encode()).hex()
 
 
 @functools.lru_cache(maxsize=64)
 def _sigv4_key(secret: str, day: str, region: str, service: str) -> bytes:
     key = f"AWS4{secret}".encode()
     for part in (day, region, service, "aws4_request"):
-        key = hmac.digest(key, part.encode(), "sha256")
+        key = hmac_sha256(key, part.encode())
     return key
 
 
 def acs3_signature(secret: str, canonical: str) -> str:
     """Return the signature of a canonical request. Time and nonce are among its headers."""
     text = f"{ACS3}\n{hashlib.sha256(canonical.encode()).hexdigest()}"
-    return hmac.digest(secret.encode(), text.encode(), "sha256").hex()
+    return hmac_sha256(secret.encode(), text.encode()).hex()
+
+
+def hmac_sha256(key: bytes, message: bytes) -> bytes:
+    """
+    Return the HMAC (RFC 2104) of a short message.
+
+    `hmac.digest` gives the interpreter up for every message, however short: while another thread
+    is busy, it takes many times as long to get it back.
+    """
+    inner, outer = _keyed(key)
+    inner, outer = inner.copy(), outer.copy()
+    inner.update(message)
+    outer.update(inner.digest())
+    digest: bytes = outer.digest()
+    return digest
+
+
+@functools.lru_cache(maxsize=256)
+def _keyed(key: bytes) -> tuple[Any, Any]:
+    """Return the two hashes of an HMAC after their first block, which is all that the key does."""
+    if len(key) > _BLOCK:
+        key = hashlib.sha256(key).digest()
+    key = key.ljust(_BLOCK, b"\0")
+    inner, outer = (hashlib.sha256(bytes(byte ^ pad for byte in key)) for pad in (0x36, 0x5C))
+    return inner, outer

@@ -100,14 +100,15 @@ class Clients:
     async def prove(self, request: Head, claimed: Claim, body: bytes) -> Client:
         """Return who sent the request, now that it is there. Raises `Unproved`."""
         if len(body) > _LARGE_BODY_BYTES:
-            digest = await asyncio.to_thread(lambda: hashlib.sha256(body).hexdigest())
-        else:
-            digest = hashlib.sha256(body).hexdigest()
+            return await asyncio.to_thread(self._prove, request, claimed, body)
+        return self._prove(request, claimed, body)
+
+    def _prove(self, request: Head, claimed: Claim, body: bytes) -> Client:
         entry = self._by_key.get(claimed.access_key_id)
         if entry is None:  # taken away while the body was on its way
             raise Unproved(Fault.UNKNOWN_KEY, "the access key id is not one of [clients]")
         client, secret_text = entry
-        prove(request, claimed, secret_text, digest, body)
+        prove(request, claimed, secret_text, hashlib.sha256(body).hexdigest(), body)
         return client
 
     def once(self, request: Head, claimed: Claim) -> None:

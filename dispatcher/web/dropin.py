@@ -163,11 +163,9 @@ class DropIn:
         return name, accounts[name]
 
     @staticmethod
-    def check_allowed(account: AccountSettings, function: str, shown: str) -> None:
-        """Raise `Trouble` if the account's configuration has no place for a function."""
-        listed = function in account.functions and function != "*"
-        if not (listed or account.unlisted):
-            raise Trouble(Kind.NO_FUNCTION, shown)
+    def is_allowed(account: AccountSettings, function: str) -> bool:
+        """Tell whether the account's configuration has a place for a function."""
+        return account.unlisted or (function in account.functions and function != "*")
 
     # -- What is asked of the engine
 

@@ -169,7 +169,8 @@ class IngressFc:
             raise Trouble(Kind.INVALID, f"{qualifier[:200]!r} is not a qualifier")
         account_id = request.headers.get("X-Fc-Account-Id")
         account, rules = self._desk.account(visit.client, account_id)
-        self._desk.check_allowed(rules, function, f"function '{function}' does not exist")
+        if not self._desk.is_allowed(rules, function):
+            raise Trouble(Kind.NO_FUNCTION, f"function '{function}' does not exist")
         return Target(account, rules, function, qualifier)
 
     async def _accept(

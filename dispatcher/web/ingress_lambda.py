@@ -7,6 +7,7 @@ An event is in the journal when it is answered; a synchronous call waits its tur
 
 import base64
 import binascii
+import functools
 import hashlib
 import re
 import time
@@ -20,7 +21,7 @@ from msgspec import Struct
 
 from dispatcher.config import AccountSettings
 from dispatcher.core.canonical import SIGV4
-from dispatcher.core.intake import function_name
+from dispatcher.core.intake import FunctionName, function_name
 from dispatcher.core.model import CallType, GateKind, Invocation, Provider, Replied
 from dispatcher.core.views import Acceptance
 from dispatcher.web import bodies
@@ -97,7 +98,7 @@ class IngressLambda:
         target = self._target(request, visit)
         if kind == "DryRun":
             return web.Response(status=204, headers={"x-amzn-RequestId": str(uuid.uuid4())})
-        options = _options(request)
+        options = _options(request.headers if visit.head is None else visit.head.headers)
         _check_json(visit.body)
         if kind == "Event" or visit.client.sync_to_async:
             return await self._accept(request, visit, target, options)
@@ -140,7 +141,7 @@ class IngressLambda:
     def _target(self, request: web.Request, visit: Visit) -> Target:
         """Return what the path and the query name. Raises `Trouble`."""
         text = request.match_info["function"]
-        name = function_name(text, Provider.AWS_LAMBDA)
+        name = _name(text)
         if name is None:
             raise Trouble(
                 Kind.BAD_NAME,
@@ -170,7 +171,8 @@ class IngressLambda:
                 "qualifier.",
             )
         qualifier = name.qualifier or asked
-        self._desk.check_allowed(rules, name.name, _not_found(rules, name.name, qualifier))
+        if not self._desk.is_allowed(rules, name.name):
+            raise Trouble(Kind.NO_FUNCTION, _not_found(rules, name.name, qualifier))
         return Target(account, name.name, qualifier)
 
     async def _accept(
@@ -207,6 +209,11 @@ class IngressLambda:
 
 
 VERSIONS: Final = ("2014-11-13", "2015-03-31", "2016-08-19", "2021-11-15")
+
+
+@functools.lru_cache(maxsize=4096)
+def _name(text: str) -> FunctionName | None:
+    return function_name(text, Provider.AWS_LAMBDA)
 
 
 def _invocation(
@@ -249,17 +256,23 @@ def _key(sdk_id: str, visit: Visit, target: Target, options: dict[str, str]) -> 
     return _digest("\n".join(words), visit.body)
 
 
-def _options(request: web.Request) -> dict[str, str]:
+def _options(headers: Mapping[str, str]) -> dict[str, str]:
     """Return what travels on to Lambda beside the payload. Raises `Trouble`."""
-    options = {}
-    for name, header in (
-        ("client_context", "X-Amz-Client-Context"),
-        ("durable_execution_name", "X-Amz-Durable-Execution-Name"),
-        ("log_type", "X-Amz-Log-Type"),
-        ("tenant_id", "X-Amz-Tenant-Id"),
-    ):
-        if value := request.headers.get(header):
-            options[name] = value
+    options = {name: value for header, name in _OPTIONS if (value := headers.get(header))}
+    if options:
+        _check_options(options)
+    return options
+
+
+_OPTIONS: Final = (
+    ("x-amz-client-context", "client_context"),
+    ("x-amz-durable-execution-name", "durable_execution_name"),
+    ("x-amz-log-type", "log_type"),
+    ("x-amz-tenant-id", "tenant_id"),
+)
+
+
+def _check_options(options: dict[str, str]) -> None:
     if options.get("log_type", "None") not in ("None", "Tail"):
         raise Trouble(
             Kind.INVALID,
@@ -271,7 +284,6 @@ def _options(request: web.Request) -> dict[str, str]:
     ):
         raise Trouble(Kind.INVALID, "the tenant id or the durable execution name is not one")
     _check_client_context(options.get("client_context", ""))
-    return options
 
 
 def _check_client_context(context: str) -> None:

@@ -16,7 +16,7 @@ from datetime import UTC
 from email.utils import parsedate_to_datetime
 from enum import StrEnum
 from functools import lru_cache
-from typing import Final
+from typing import Final, NamedTuple
 from urllib.parse import quote, unquote
 
 from msgspec import Struct
@@ -44,8 +44,7 @@ _SIGNED_IF_GIVEN: Final = {SIGV4: "x-amz-", ACS3: "x-acs-"}
 _SIGV4_TIME: Final = re.compile(r"(\d{4})(\d\d)(\d\d)T(\d\d)(\d\d)(\d\d)Z", re.ASCII)
 _ACS3_TIME: Final = re.compile(r"(\d{4})-(\d\d)-(\d\d)T(\d\d):(\d\d):(\d\d)Z", re.ASCII)
 _AUTHORIZATION: Final = re.compile(
-    r"Credential=(?P<credential>[^\s,]+),\s*SignedHeaders=(?P<names>[^\s,]+),\s*"
-    r"Signature=(?P<signature>[0-9a-f]{64})"
+    r"Credential=(?P<credential>[^\s,]+),\s*SignedHeaders=(?P<names>[^\s,]+),"
 )
 _HEX_MD5: Final = re.compile(r"[0-9A-Fa-f]{32}")
 
@@ -134,51 +133,57 @@ def claim(request: Head, schemes: frozenset[str], now_s: float) -> Claim:
     return claimed
 
 
+class _Signer(NamedTuple):
+    """What the requests of one client have in common, for a day."""
+
+    access_key_id: str
+    names: dict[str, None]
+    region: str = ""
+    day: str = ""
+
+
 def _claim(request: Head, scheme: str, rest: str) -> Claim:
-    parts = _AUTHORIZATION.fullmatch(rest.strip())
+    start, _, signature = rest.rpartition("Signature=")
+    signer = _signer(scheme, start)
+    names, headers = signer.names, request.headers
+    prefix = _SIGNED_IF_GIVEN[scheme]
+    for name in headers:
+        if name.startswith(prefix) and name not in names:
+            raise Unproved(Fault.WRONG, f"not among SignedHeaders: {name}")
+    if request.repeated and not request.repeated.isdisjoint(names):
+        raise Unproved(Fault.MALFORMED, "a signed header is given more than once")
+    if scheme == SIGV4:
+        moment = headers.get("x-amz-date", "")
+        signed_at_s = _time(moment, _SIGV4_TIME)
+        if moment[:8] != signer.day and signed_at_s is not None:
+            raise Unproved(Fault.WRONG, "the credential's scope is of another day than x-amz-date")
+    else:
+        moment = headers.get("x-acs-date", "")
+        signed_at_s = _time(moment, _ACS3_TIME)
+    if signed_at_s is None:
+        raise Unproved(Fault.MALFORMED, "the date of the request is missing or not a time")
+    return Claim(scheme, signer.access_key_id, signature, names, signer.region, moment, signed_at_s)
+
+
+@lru_cache(maxsize=1024)
+def _signer(scheme: str, text: str) -> _Signer:
+    """Read what stands before the signature. Raises `Unproved`."""
+    parts = _AUTHORIZATION.fullmatch(text.strip())
     if parts is None:
         raise Unproved(
             Fault.MALFORMED, "Authorization lacks Credential, SignedHeaders or Signature"
         )
-    key, region, day = parts["credential"], "", ""
-    if scheme == SIGV4:
-        key, day, region = _scope(key)
-    names = _names(parts["names"])
-    _check_names(request, scheme, names)
-    time_header = "x-amz-date" if scheme == SIGV4 else "x-acs-date"
-    moment = request.headers.get(time_header, "")
-    signed_at_s = _time(moment, _SIGV4_TIME if scheme == SIGV4 else _ACS3_TIME)
-    if signed_at_s is None:
-        raise Unproved(Fault.MALFORMED, f"{time_header} is not a time")
-    if scheme == SIGV4 and moment[:8] != day:
-        raise Unproved(Fault.WRONG, "the credential's scope is of another day than x-amz-date")
-    return Claim(scheme, key, parts["signature"], names, region, moment, signed_at_s)
-
-
-def _scope(credential: str) -> tuple[str, str, str]:
-    parts = credential.rsplit("/", 4)
-    if len(parts) != 5 or parts[3:] != ["lambda", "aws4_request"]:
-        raise Unproved(Fault.MALFORMED, "the credential's scope is not that of Lambda")
-    return parts[0], parts[1], parts[2]
-
-
-@lru_cache(maxsize=256)
-def _names(text: str) -> dict[str, None]:
-    """Return the names of a list of signed headers, in its order. Raises `Unproved`."""
-    names = text.lower().split(";")
+    names = parts["names"].lower().split(";")
     if names != sorted(set(names)):
         raise Unproved(Fault.MALFORMED, "SignedHeaders is not a sorted list")
-    return dict.fromkeys(names)
-
-
-def _check_names(request: Head, scheme: str, names: dict[str, None]) -> None:
-    prefix = _SIGNED_IF_GIVEN[scheme]
-    missing = [name for name in _SIGNED[scheme] if name not in names]
-    missing += [name for name in request.headers if name.startswith(prefix) and name not in names]
-    if missing:
-        raise Unproved(Fault.WRONG, f"not among SignedHeaders: {', '.join(sorted(missing))}")
-    if request.repeated and not request.repeated.isdisjoint(names):
-        raise Unproved(Fault.MALFORMED, "a signed header is given more than once")
+    if missing := sorted(_SIGNED[scheme].difference(names)):
+        raise Unproved(Fault.WRONG, f"not among SignedHeaders: {', '.join(missing)}")
+    if scheme != SIGV4:
+        return _Signer(parts["credential"], dict.fromkeys(names))
+    scope = parts["credential"].rsplit("/", 4)
+    if len(scope) != 5 or scope[3:] != ["lambda", "aws4_request"]:
+        raise Unproved(Fault.MALFORMED, "the credential's scope is not that of Lambda")
+    return _Signer(scope[0], dict.fromkeys(names), scope[2], scope[1])
 
 
 def _fc_claim(request: Head, rest: str) -> Claim:
@@ -314,4 +319,4 @@ def _fc_signature(request: Head, claimed: Claim, secret: str) -> str:
             "".join(f"{name}:{value.strip()}\n" for name, value in lines) + unquote(request.path),
         )
     )
-    return base64.b64encode(hmac.digest(secret.encode(), text.encode(), "sha256")).decode()
+    return base64.b64encode(canonical.hmac_sha256(secret.encode(), text.encode())).decode()

@@ -1,6 +1,9 @@
 import hashlib
+import hmac
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from dispatcher.core import canonical
 from dispatcher.core.canonical import canonical_query, canonical_request, path_segment
@@ -47,3 +50,8 @@ def test_a_query_is_sorted_and_escaped():
 )
 def test_a_name_stays_one_segment(name, segment):
     assert path_segment(name) == segment
+
+
+@given(key=st.binary(max_size=200), message=st.binary(max_size=300))
+def test_the_hmac_is_that_of_the_standard_library(key, message):
+    assert canonical.hmac_sha256(key, message) == hmac.digest(key, message, "sha256")
