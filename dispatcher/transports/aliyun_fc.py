@@ -148,7 +148,9 @@ class FcTransport:
         )
         if isinstance(reply, tuple):
             return 200 <= reply[0] < 300
-        logger.warning("stop_refused: cannot stop task %s of %s: %r", call.task_id, call.function, reply)
+        logger.warning(
+            "stop_refused: cannot stop task %s of %s: %r", call.task_id, call.function, reply
+        )
         return False
 
     async def manage(

@@ -229,7 +229,9 @@ class Keyring:
             )
             return
         if self._failures or self._keys is None:
-            logger.info("credentials: account %s: credentials of key %s", self._name, keys.access_key_id)
+            logger.info(
+                "credentials: account %s: credentials of key %s", self._name, keys.access_key_id
+            )
         self._failures = 0
         if keys != self._keys:
             self._renewal_every_s = RENEWAL_EVERY_S
