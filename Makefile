@@ -41,7 +41,7 @@ demo: $(RUN)/.ready
 
 .PHONY: test
 test: $(DEV)/.ready $(MINISTACK)/.ready
-	@$(DEV)/bin/python -m pytest --hypothesis-profile=ci $(ARGS)
+	@$(DEV)/bin/python -m pytest -p xdist.plugin -n 2 --dist worksteal --hypothesis-profile=ci $(ARGS)
 
 .PHONY: bench
 bench: $(DEV)/.ready

@@ -90,3 +90,19 @@ def socket_dir() -> Iterator[Path]:
     """Give a folder whose path is short enough for Unix sockets, however long `tmp_path` is."""
     with tempfile.TemporaryDirectory(prefix="") as path:
         yield Path(path)
+
+
+# -- Figures --------------------------------------------------------------------------------------
+
+_LINES_MAX = 12
+
+
+def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
+    """Show the figures that passed tests have printed; pytest itself would keep them back."""
+    reports = [r for r in terminalreporter.stats.get("passed", ()) if r.capstdout.strip()]
+    if reports:
+        terminalreporter.section("figures")
+    for report in reports:
+        terminalreporter.write_line(report.nodeid)
+        for line in report.capstdout.strip().splitlines()[:_LINES_MAX]:
+            terminalreporter.write_line(f"    {line}")

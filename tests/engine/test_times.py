@@ -76,7 +76,6 @@ async def test_what_was_throttled_still_expires_after_a_restart_but_a_retry_does
     assert (expires_at(1), expires_at(2)) == (30, math.inf)
 
 
-
 async def test_what_came_later_stays_later_in_a_turn_of_the_loop_that_takes_long():
     wall_s = [100.0]
     clock = Clock(lambda: wall_s[0])
