@@ -12,8 +12,10 @@ from rich.console import Console
 from rich.table import Table
 
 from dispatcher.cli.codes import Code
+from dispatcher.config import tokens
 from dispatcher.core.model import CallType, Invocation, Query, Record, State
 from dispatcher.core.views import AccountView
+from dispatcher.errors import ConfigError
 
 if TYPE_CHECKING:
     from dispatcher.client import BlockingClient
@@ -42,8 +44,16 @@ dead = typer.Typer(no_args_is_help=True, help="List dead invocations, or let the
 def _client(url: str, token_file: Path | None) -> "BlockingClient":
     from dispatcher.client import BlockingClient  # noqa: PLC0415 -- `serve` starts without it
 
-    token = None if token_file is None else token_file.read_text(encoding="utf-8").split()[0]
-    return BlockingClient(url, token=token)
+    token = None
+    if token_file is not None:
+        try:
+            token = tokens(str(token_file))[0]
+        except ConfigError as error:
+            raise typer.BadParameter(str(error), param_hint="--token-file") from error
+    try:
+        return BlockingClient(url, token=token)
+    except ValueError as error:
+        raise typer.BadParameter(str(error)) from error
 
 
 def _busy(words: str) -> AbstractContextManager[object]:

@@ -5,12 +5,12 @@ import http.client
 import socket
 from collections.abc import Iterator
 from typing import Annotated
-from urllib.parse import urlsplit
 
 import typer
 
 from dispatcher.cli.asking import DEFAULT_URL, Url
 from dispatcher.cli.codes import Code
+from dispatcher.config import web_url
 
 ANSWER_MAX_S = 3.0
 _SHOWN_MAX = 500
@@ -67,13 +67,10 @@ def _open(url: str) -> http.client.HTTPConnection:
     if url.startswith("unix:"):
         return _UnixConnection(url.removeprefix("unix:"))
     try:
-        parts = urlsplit(url)
-        port = parts.port
+        parts = web_url(url)
     except ValueError as error:
-        raise typer.BadParameter(str(error), param_hint="--url") from error
-    if parts.hostname is None or parts.scheme not in ("http", "https"):
-        raise typer.BadParameter(
-            "expected http://HOST:PORT or unix:/path/of.sock", param_hint="--url"
-        )
+        text = f"{error}, or unix:/path/of.sock"
+        raise typer.BadParameter(text, param_hint="--url") from error
+    assert parts.hostname is not None
     kind = http.client.HTTPSConnection if parts.scheme == "https" else http.client.HTTPConnection
-    return kind(parts.hostname, port, timeout=ANSWER_MAX_S)
+    return kind(parts.hostname, parts.port, timeout=ANSWER_MAX_S)

@@ -8,15 +8,16 @@ nothing was sent, or when the caller says that the second would be as good as th
 import random
 from collections.abc import Callable, Mapping
 from http import HTTPStatus
+from pathlib import Path
 from types import TracebackType
 from typing import Final, Self, TypeVar
-from urllib.parse import urlsplit
 
 import aiohttp
 import anyio
 import msgspec
 from yarl import URL
 
+from dispatcher.config import address, web_url
 from dispatcher.errors import (
     DiskFull,
     DispatcherError,
@@ -109,14 +110,14 @@ class Connection:
     """The way to one sidecar, for at most *requests_max* requests at a time."""
 
     def __init__(self, url: str, token: str | None, *, requests_max: int, request_max_s: float):
-        """*url*: `http://HOST:PORT`, `https://...` or `unix:/path`. Raises `ValueError`."""
-        self._socket = url.removeprefix("unix:") if url.startswith("unix:") else None
-        if self._socket is not None and not self._socket.startswith("/"):
-            raise ValueError(f"expected unix:/path/of.sock, got {url!r}")
-        parts = urlsplit("http://localhost" if self._socket else url)
-        if parts.scheme not in ("http", "https") or not parts.hostname or parts.query:
-            raise ValueError(f"expected http://HOST:PORT or unix:/path/of.sock, got {url!r}")
-        self._base = parts.geturl().rstrip("/")
+        """
+        *url*: `http://HOST:PORT`, `https://...` or `unix:/path`.
+
+        Raises `ValueError` for a URL or a token that cannot be one.
+        """
+        self._socket, self._base = _whereabouts(url)
+        if token is not None and not (token and token.isprintable()):
+            raise ValueError("a token has at least one letter, and no control characters")
         self._name = url
         self._headers = {} if token is None else {"Authorization": f"Bearer {token}"}
         self._turns = anyio.CapacityLimiter(requests_max)
@@ -221,6 +222,21 @@ class Connection:
             raise Unreachable(f"{self._name}: {_words(error)}", maybe_done=False) from error
         except (aiohttp.ClientError, TimeoutError) as error:
             raise Unreachable(f"{self._name}: {_words(error)}", maybe_done=True) from error
+
+
+def _whereabouts(url: str) -> tuple[str | None, str]:
+    """Return the path of the socket, if *url* is one, and what every request begins with."""
+    if url.startswith("unix:"):
+        path = address(url)
+        assert isinstance(path, Path)
+        return str(path), "http://localhost"
+    try:
+        parts = web_url(url)
+    except ValueError as error:
+        raise ValueError(f"{error}, or unix:/path/of.sock; got {url!r}") from error
+    if parts.query or parts.fragment:
+        raise ValueError(f"expected a URL without query and fragment; got {url!r}")
+    return None, parts.geturl().rstrip("/")
 
 
 def error_of(

@@ -5,7 +5,7 @@ Nothing outside the text is touched but the files that it names for secrets, and
 judge who may read them; `secret` and `tokens` read one when it is needed.
 """
 
-from dispatcher.config.addresses import address, is_loopback
+from dispatcher.config.addresses import address, is_loopback, web_url
 from dispatcher.config.advice import warnings
 from dispatcher.config.changes import changed, needs_restart
 from dispatcher.config.loading import check, load, parse
@@ -57,4 +57,5 @@ __all__ = [
     "shown",
     "tokens",
     "warnings",
+    "web_url",
 ]

@@ -128,3 +128,31 @@ def test_a_sidecar_that_is_not_there(ask):
     code, _, err = ask("status", "--url", "http://127.0.0.1:1")
     assert code == 75
     assert "127.0.0.1:1" in err
+
+
+@pytest.mark.parametrize("command", [("status",), ("enqueue", "fc/f"), ("dead", "list")])
+@pytest.mark.parametrize(
+    "url", ["127.0.0.1:8700", "ftp://h", "http://", "http://h:99999", "http://..", "http://u:p@h", "unix:s"]
+)  # fmt: skip
+def test_no_url_at_all_is_a_matter_of_usage(command, url, capfd):
+    assert run([*command, "--url", url]) == 64
+    err = capfd.readouterr().err
+    assert "Traceback" not in err
+    assert "expected" in err or "not a URL" in err or "do not belong" in err
+
+
+@pytest.mark.parametrize("content", [b"", b" \n", b"\xff\xfe", b"to\x00ken\n", None])
+def test_a_token_file_without_a_token_is_a_matter_of_usage(content, tmp_path, capfd):
+    path = tmp_path / "token"
+    if content is not None:
+        path.write_bytes(content)
+    assert run(["status", "--token-file", str(path)]) == 64
+    err = capfd.readouterr().err
+    assert "Traceback" not in err
+    assert "token" in err
+
+
+def test_the_first_token_of_a_file_is_shown(ask, tmp_path):
+    path = tmp_path / "tokens"
+    path.write_text("  first\nsecond\n")
+    assert ask("status", "--token-file", path)[0] == 0

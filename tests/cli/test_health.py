@@ -54,7 +54,9 @@ def test_nobody_is_there(socket_dir, capsys):
         assert where in capsys.readouterr().err
 
 
-@pytest.mark.parametrize("url", ["127.0.0.1:8700", "ftp://127.0.0.1", "http://a:b", "http://"])
+@pytest.mark.parametrize(
+    "url", ["127.0.0.1:8700", "ftp://127.0.0.1", "http://a:b", "http://", "http://.."]
+)
 def test_no_address_at_all(url):
     assert run(["health", "--url", url]) == 64
 

@@ -190,6 +190,12 @@ def test_what_is_no_address_is_refused_at_once(url):
         Client(url)
 
 
+@pytest.mark.parametrize("token", ["", "to\nken", "to\0ken"])
+def test_what_is_no_token_is_refused_at_once(token):
+    with pytest.raises(ValueError, match="a token"):
+        Client(token=token)
+
+
 async def test_a_path_before_the_api_is_kept():
     async with peer(OK) as (url, requests), Client(f"{url}/sidecar/") as client:
         await client.enqueue(JOB)
