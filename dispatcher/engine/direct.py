@@ -23,7 +23,8 @@ from dispatcher.core.model import (
     Replied,
     State,
 )
-from dispatcher.engine.calls import RETRY_AFTER_S, Calls
+from dispatcher.engine.accepting import RETRY_AFTER_S
+from dispatcher.engine.calls import Calls
 from dispatcher.engine.times import job_of, new_record
 from dispatcher.errors import Draining, Invalid, Rejected, WaitedTooLong, Withdrawn
 

@@ -25,14 +25,12 @@ from dispatcher.core.gates import Slot
 from dispatcher.core.intake import Place
 from dispatcher.core.machine import Effect, Finish, Launch, Machine, Return, Stop, Warn, Watch
 from dispatcher.core.model import (
-    Call,
     CallType,
     Change,
     Completion,
     Ended,
     Failure,
     Lost,
-    Notice,
     Outcome,
     Record,
     Refused,
@@ -41,10 +39,9 @@ from dispatcher.core.model import (
     Sending,
     Source,
     State,
-    Verdict,
-    Watched,
 )
 from dispatcher.core.views import End
+from dispatcher.engine.forms import call_of, notice_of, watched_of, whose
 from dispatcher.engine.times import Clock, job_of
 from dispatcher.errors import ConfigError, JournalError
 from dispatcher.ports import Journal, Tell, Tracker, Transport
@@ -103,7 +100,6 @@ class Pump:
         self._broken: BaseException | None = None
         self._sends: TaskGroup | None = None
         self._sending: set[Job] = set()
-        self._enders: dict[str, list[asyncio.Future[End]]] = {}
         self._seq = 0
 
     # -- Running
@@ -133,7 +129,7 @@ class Pump:
             for account, trackers in self._trackers.items():
                 for tracker in trackers.values():
                     watching.start_soon(
-                        tracker.run, partial(self._report, account), name=f"tracker {account}"
+                        tracker.run, partial(self.report, account), name=f"tracker {account}"
                     )
             failpoints.reach("engine.recovered")
             self.ready = True
@@ -295,7 +291,7 @@ class Pump:
                 )
             )
             if finish.job.callback_url is not None and self._tell is not None:
-                self._tell(_notice(finish, finish.job.callback_url, self.clock.wall_ms()))
+                self._tell(notice_of(finish, self.clock.wall_ms()))
 
     def _start(self, function: Callable[..., Coroutine[Any, Any, None]], *args: Any) -> None:
         # After the drain nothing is begun any more: the journal knows what is left.
@@ -319,14 +315,14 @@ class Pump:
             payload = await self.journal.payload(job.id)
             if payload is None:
                 return Refused(Failure("payload_missing", "the journal has lost the payload"))
-        call = _call(job, self._with_offer(job, payload))
+        call = call_of(job, self._with_offer(job, payload))
         failpoints.reach("engine.before_send")
         try:
             return await self.transports[job.lane.tenant.account].send(call)
         except Exception as error:
             # This should never run: transports return outcomes. It keeps a bug at one
             # provider from ending the work for all the others.
-            logger.exception("transport_failed: on invocation %s", job.id, extra=_whose(job))
+            logger.exception("transport_failed: on invocation %s", job.id, extra=whose(job))
             return Lost(Failure("internal", f"{type(error).__name__} in the transport"))
 
     @property
@@ -348,11 +344,11 @@ class Pump:
         )
 
     async def _stop_in_cloud(self, job: Job) -> None:
-        if not await self.transports[job.lane.tenant.account].stop(_call(job, b"")):
+        if not await self.transports[job.lane.tenant.account].stop(call_of(job, b"")):
             logger.warning(
                 "stop_failed: invocation %s could not be stopped in the cloud",
                 job.id,
-                extra=_whose(job),
+                extra=whose(job),
             )
         elif (tracker := self._tracker(job)) is not None:
             tracker.hurry(job.id)
@@ -384,20 +380,7 @@ class Pump:
         self._forget_payload(job)
         tracker = self._tracker(job)
         if tracker is not None:
-            tracker.watch(
-                Watched(
-                    id=job.id,
-                    account=job.lane.tenant.account,
-                    function=job.lane.function.name,
-                    qualifier=job.lane.qualifier,
-                    attempt=job.attempt,
-                    task_id=job.task_id,
-                    request_id=job.request_id or "",
-                    sent_at=self.clock.now() if job.sent_at is None else job.sent_at,
-                    expected_s=job.lane.function.duration_s,
-                    deadline=None if job.slot is None else job.slot.deadline,
-                )
-            )
+            tracker.watch(watched_of(job, self.clock.now()))
 
     def _tracker(self, job: Job) -> Tracker | None:
         source = job.lane.function.rules.completion
@@ -450,126 +433,20 @@ class Pump:
             self.payload_bytes -= len(job.payload)
             job.payload = None
 
-    # -- News
+    # -- News: engine/news.py
 
-    def _report(
-        self, account: str, completion: Completion, done: Callable[[], None] | None
-    ) -> None:
+    def report(self, account: str, completion: Completion, done: Callable[[], None] | None) -> None:
         """Take a tracker's news; *done* is called when the end is on disk."""
-        failpoints.reach("engine.completion")
-        job = self.machine.jobs.get(completion.id)
-        if job is not None:
-            self.completed(job, completion)
-            if done is not None:
-                self._settle(done)
-        else:
-            self._start(self._late, account, completion, done)
+        raise NotImplementedError
 
-    def completed(self, job: Job, completion: Completion) -> None:
-        """Take the news of the end of a live job."""
-        self.carry_out(self.machine.completed(job, completion, self.clock.now()))
-        self.wake()
-
-    async def _late(
-        self, account: str, completion: Completion, done: Callable[[], None] | None
-    ) -> None:
-        """Take news of what this process does not hold: ended long ago, or given up."""
-        await self.complete_late(account, completion)
-        if done is not None:
-            self._settle(done)
-
-    def _settle(self, done: Callable[[], None]) -> None:
-        """Let a tracker forget its news once they are on disk."""
-
-        # The journal keeps its order: once this is written, so is what came before.
-        def written(error: JournalError | None) -> None:
-            failpoints.reach("engine.before_settled")
-            if error is None:
-                done()
-
-        self.journal.record((), written)
-
-    async def complete_late(self, account: str, completion: Completion) -> None:
-        """Tell the true end of an invocation that was given up as uncertain."""
-        self.machine.counters.late_completions[account,] += 1
-        record = await self.journal.get(completion.id)
-        if record is None or record.state is not State.UNCERTAIN:
-            return
-        if completion.attempt is not None and completion.attempt != record.attempt:
-            return
-        state = _STATE_AFTER[completion.verdict]
-        if state is State.DEAD:
-            self.dead[account] = self.dead.get(account, 0) + 1
-        end = Ended(
-            id=completion.id,
-            state=state,
-            at_ms=self.clock.wall_ms(),
-            request_id=record.request_id,
-            result=completion.result,
-            failure=completion.failure,
-        )
-        self.journal.record([end], partial(self._told_late, record, end))
-
-    def _told_late(self, record: Record, end: Ended, error: JournalError | None) -> None:
-        self.fail_if(error)
-        if error is None and record.callback_url is not None and self._tell is not None:
-            self._tell(
-                Notice(
-                    url=record.callback_url,
-                    id=record.id,
-                    state=end.state,
-                    account=record.account,
-                    function=record.function,
-                    qualifier=record.qualifier,
-                    tenant=record.tenant,
-                    attempt=record.attempt,
-                    ended_ms=end.at_ms,
-                    request_id=end.request_id,
-                    result=end.result,
-                    failure=end.failure,
-                )
-            )
+    def told(self, end: End) -> None:
+        """Tell those who wait for the end of an invocation."""
+        raise NotImplementedError
 
     def fail_if(self, error: JournalError | None) -> None:
         """End `run` if the journal failed."""
         if error is not None:
             self.fail(error)
-
-    def told(self, end: End) -> None:
-        """Tell those who wait for the end of an invocation."""
-        for waiter in self._enders.pop(end.id, ()):
-            if not waiter.done():
-                waiter.set_result(end)
-
-    async def end_of(self, invocation_id: str) -> End:
-        """Wait for the end of an invocation that the machine has."""
-        waiter: asyncio.Future[End] = asyncio.get_running_loop().create_future()
-        self._enders.setdefault(invocation_id, []).append(waiter)
-        try:
-            return await waiter
-        finally:
-            waiters = self._enders.get(invocation_id)
-            if waiters is not None and waiter in waiters:
-                waiters.remove(waiter)
-                if not waiters:
-                    del self._enders[invocation_id]
-
-    def tracking_changed(
-        self, account: str, function: str, qualifier: str | None, why: str | None
-    ) -> None:
-        """Note that the ends of a function cannot be learned, or (None) that they can be."""
-        if not self.machine.tracking_changed(account, function, qualifier, why):
-            return
-        name = f"{account}/{function}" + ("" if qualifier is None else f":{qualifier}")
-        if why is None:
-            logger.warning("tracking_back: %s: its ends are known again", name)
-        else:
-            logger.error(
-                "tracking_lost: %s: its ends are estimated, so the quota may be exceeded: %s",
-                name,
-                why,
-            )
-        self.wake()
 
     # -- Settings
 
@@ -599,53 +476,9 @@ class Pump:
         return self.clock.wall_ms() + int(wait_s * 1000)
 
 
-_STATE_AFTER = {
-    Verdict.SUCCEEDED: State.SUCCEEDED,
-    Verdict.FAILED: State.DEAD,
-    Verdict.EXPIRED: State.EXPIRED,
-    Verdict.STOPPED: State.CANCELLED,
-}
-
-
 def _first(group: BaseExceptionGroup[BaseException]) -> BaseException:
     """Return the first error of a tree of them: the others are its consequences."""
     error: BaseException = group
     while isinstance(error, BaseExceptionGroup):
         error = error.exceptions[0]
     return error
-
-
-def _notice(finish: Finish, url: str, wall_ms: int) -> Notice:
-    job = finish.job
-    return Notice(
-        url=url,
-        id=job.id,
-        state=finish.state,
-        account=job.lane.tenant.account,
-        function=job.lane.function.name,
-        qualifier=job.lane.qualifier,
-        tenant=job.lane.tenant.name,
-        attempt=job.attempt,
-        ended_ms=wall_ms,
-        request_id=job.request_id,
-        estimated=finish.estimated,
-        result=finish.result,
-        failure=finish.failure,
-    )
-
-
-def _whose(job: Job) -> dict[str, str]:
-    """Return what a log line says of whose it is."""
-    tenant = job.lane.tenant
-    return {"invocation": job.id, "account": tenant.account, "tenant": tenant.name}
-
-
-def _call(job: Job, payload: bytes) -> Call:
-    return Call(
-        function=job.lane.function.name,
-        qualifier=job.lane.qualifier,
-        type=job.type,
-        task_id=job.task_id,
-        payload=payload,
-        options=job.options or {},
-    )

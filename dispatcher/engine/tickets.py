@@ -1,11 +1,23 @@
 """What a caller holds of an invocation that it enqueued."""
 
 import asyncio
-from collections.abc import Awaitable, Callable
+from typing import Protocol
 
 from dispatcher.core.backlog import Job
 from dispatcher.core.model import State
 from dispatcher.core.views import Acceptance, End
+
+
+class Known(Protocol):
+    """Whoever knows invocations by their ids."""
+
+    async def state_of(self, invocation_id: str) -> State:
+        """Return where an invocation stands."""
+        ...
+
+    async def end_of(self, invocation_id: str) -> End:
+        """Wait for the end of an invocation."""
+        ...
 
 
 class Ticket:
@@ -16,19 +28,13 @@ class Ticket:
     first. Waiting may be given up and begun again at any time, by any number of callers.
     """
 
-    __slots__ = ("_end", "_job", "_known", "_verdict", "_waiters", "id")
+    __slots__ = ("_job", "_known", "_verdict", "_waiters", "id")
 
-    def __init__(
-        self,
-        invocation_id: str,
-        known: Callable[[str], Awaitable[State]],
-        end: Callable[[str], Awaitable[End]],
-    ) -> None:
-        """*known* looks the state of an id up, *end* waits for its end."""
+    def __init__(self, invocation_id: str, known: Known) -> None:
+        """*known* is who gave it."""
         self.id = invocation_id
         self._job: Job | None = None
         self._known = known
-        self._end = end
         self._verdict: str | Exception | None = None
         self._waiters: list[asyncio.Future[None]] | None = None
 
@@ -55,13 +61,13 @@ class Ticket:
         if isinstance(self._verdict, Exception):
             raise self._verdict
         if self._job is None:
-            return Acceptance(self.id, await self._known(self.id), duplicate=True)
+            return Acceptance(self.id, await self._known.state_of(self.id), duplicate=True)
         return Acceptance(self.id, self._job.state, duplicate=False)
 
     async def ended(self) -> End:
         """Return how it ended; `uncertain` is an end too. Raises like `accepted`."""
         await self.accepted()
-        return await self._end(self.id)
+        return await self._known.end_of(self.id)
 
     def settle(self, verdict: Job | str | Exception) -> None:
         """Tell those who wait: the accepted job, the id of the first, or why it was refused."""

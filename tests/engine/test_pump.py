@@ -2,7 +2,6 @@ import anyio
 import pytest
 
 from dispatcher.core.model import (
-    Completion,
     Denied,
     Failure,
     GateKind,
@@ -12,7 +11,6 @@ from dispatcher.core.model import (
     Replied,
     State,
     Throttled,
-    Verdict,
 )
 from dispatcher.errors import Draining, JournalError
 from dispatcher.journals.memory import MemoryJournal
@@ -184,47 +182,6 @@ async def test_a_failed_function_runs_again_as_a_new_attempt_with_a_new_task_id(
         assert r.transport.times == [0, 0.5]
 
 
-CALLBACK = '[accounts.main.functions.cb]\ncompletion = "callback"\nhold_max_s = 60\n'
-
-
-async def test_a_callback_ends_the_slot_and_repeats_do_nothing():
-    async with rig(settings(more=CALLBACK)) as r:
-        ticket = r.enqueue("cb")
-        await anyio.sleep(3)
-        news = Completion(id=ticket.id, verdict=Verdict.SUCCEEDED, result=b"1")
-        await r.engine.complete(news)
-        await r.engine.complete(news)
-        end = await ticket.ended()
-        assert (end.state, end.result, end.estimated) == (State.SUCCEEDED, b"1", False)
-        assert r.engine.account("main").in_use == 0
-        assert r.engine.statistics().late_completions == {("main",): 1}
-
-
-async def test_a_completion_may_be_faster_than_the_202():
-    transport = ScriptedTransport(latency_s=5)
-    async with rig(settings(more=CALLBACK), transport=transport) as r:
-        ticket = r.enqueue("cb")
-        await anyio.sleep(1)
-        assert (await r.engine.get(ticket.id)).record.state is State.SENDING
-        await r.engine.complete(Completion(id=ticket.id, verdict=Verdict.SUCCEEDED))
-        assert (await ticket.ended()).state is State.SUCCEEDED
-        await anyio.sleep(5)
-        assert (await r.engine.get(ticket.id)).record.state is State.SUCCEEDED
-        assert r.engine.statistics().requests_in_flight == {("main",): 0}
-
-
-async def test_without_news_the_slot_comes_back_by_force_and_late_news_tell_the_true_end():
-    async with rig(settings(more=CALLBACK)) as r:
-        ticket = r.enqueue("cb")
-        end = await ticket.ended()
-        assert (end.state, anyio.current_time()) == (State.UNCERTAIN, 60)
-        assert r.engine.account("main").in_use == 0
-        assert r.engine.statistics().forced_releases == {("main", "cb"): 1}
-        await r.engine.complete(Completion(id=ticket.id, verdict=Verdict.SUCCEEDED, result=b"x"))
-        view = await r.engine.get(ticket.id)
-        assert (view.record.state, view.record.result) == (State.SUCCEEDED, b"x")
-
-
 async def test_a_bug_in_a_transport_costs_one_send_not_the_engine():
     async with rig() as r:
         r.transport.script = [RuntimeError("a bug")]
@@ -334,23 +291,3 @@ async def test_new_settings_take_hold_at_once_and_a_lower_limit_drains():
         r.engine.reconfigure(settings())
         await anyio.sleep(0.001)
         assert r.engine.account("main").in_use == 4
-
-
-async def test_without_task_mode_the_engine_goes_by_estimates_and_says_so(caplog):
-    async with rig(settings(more='[accounts.main.functions.task]\ncompletion = "task"')) as r:
-        ticket = r.enqueue("task")
-        await anyio.sleep(1)
-        for _ in range(2):
-            r.engine.tracking_changed("main", "task", None, "task mode is off")
-        lost = [one.message for one in caplog.records if "tracking_lost" in one.message]
-        assert len(lost) == 1
-        assert "main/task" in lost[0]
-        assert "task mode is off" in lost[0]
-        assert r.engine.account("main").functions["task"].untracked == "task mode is off"
-        assert r.engine.statistics().untracked["main", "task"] == 1
-        end = await ticket.ended()
-        assert (end.state, end.estimated) == (State.SUCCEEDED, True)
-        assert anyio.current_time() == 10
-        r.engine.tracking_changed("main", "task", None, None)
-        assert "tracking_back" in caplog.text
-        assert r.engine.statistics().untracked["main", "task"] == 0

@@ -104,7 +104,7 @@ async def test_the_client_sees_what_code_in_process_sees():
         token = callback.token(side.rig.engine.callback_key, ticket.id, 1)
         await side.client.complete(told, token=token)
         end = await ticket.ended()
-        assert end == await side.rig.engine._end_of(ticket.id)
+        assert end == await side.rig.engine.end_of(ticket.id)
         assert end.result == b'{"b":2}'
         assert await side.client.accounts() == side.rig.engine.accounts()
 

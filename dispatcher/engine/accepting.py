@@ -1,0 +1,252 @@
+"""New invocations: judged, given a place in the queue, kept by the journal, admitted."""
+
+import asyncio
+import logging
+import threading
+from collections import defaultdict, deque
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from dispatcher import failpoints
+from dispatcher.config import Settings
+from dispatcher.core.account import OTHER
+from dispatcher.core.backlog import Job
+from dispatcher.core.callback import offered_bytes_max, wants_offer
+from dispatcher.core.gates import rules_for
+from dispatcher.core.intake import callback_flaw, examine
+from dispatcher.core.model import (
+    CallType,
+    Duplicate,
+    Entry,
+    Invocation,
+    Source,
+)
+from dispatcher.core.statistics import COMMIT_BOUNDS_S, Histogram
+from dispatcher.core.views import Labels
+from dispatcher.engine.news import News
+from dispatcher.engine.pump import Trackers
+from dispatcher.engine.tickets import Ticket
+from dispatcher.engine.times import job_of, new_record
+from dispatcher.errors import (
+    DiskFull,
+    Draining,
+    Invalid,
+    JournalError,
+    KeyReused,
+    PayloadTooLarge,
+    QueueFull,
+    Rejected,
+)
+from dispatcher.ports import Journal, Transport
+
+logger = logging.getLogger("dispatcher.engine")
+
+#: New invocations that the journal is given in one go: as many as one call of the HTTP API hands over.
+ACCEPT_AT_ONCE = 10_000
+#: What a caller is asked to wait when the queue is full, or while the process starts or ends.
+RETRY_AFTER_S = 1.0
+
+_Incoming = tuple[Ticket, Entry, str, float]
+
+
+class Accepting(News):
+    """A pump that takes new invocations."""
+
+    def __init__(
+        self,
+        settings: Settings,
+        *,
+        journal: Journal,
+        transports: Mapping[str, Transport],
+        trackers: Trackers,
+        **more: Any,
+    ) -> None:
+        """Only in the thread whose loop will `run` it."""
+        super().__init__(
+            settings, journal=journal, transports=transports, trackers=trackers, **more
+        )
+        self.accepted: defaultdict[Labels, int] = defaultdict(int)
+        self.rejected: defaultdict[Labels, int] = defaultdict(int)
+        self.accept_s: dict[Labels, Histogram] = {
+            (name,): Histogram(COMMIT_BOUNDS_S) for name in settings.accounts
+        }
+        self._loop = asyncio.get_running_loop()
+        self._thread = threading.get_ident()
+        self._lock = threading.Lock()
+        self._incoming: deque[_Incoming] = deque()
+        self._arriving = 0  #: accepted by nobody yet, but with a place in the queue
+        self._arriving_bytes = 0
+        self._flush_is_due = False
+
+    # -- Enqueue
+
+    def enqueue(
+        self, invocation: Invocation, *, source: str = "in_process", key_space: str = ""
+    ) -> Ticket:
+        """
+        Take an invocation without ever waiting; its ticket says when it is on disk.
+
+        May be called from any thread. *source* says which way it came, for the metrics. Keys of
+        one *key_space* are apart from those of another. Raises `Rejected`: what is refused
+        here never runs.
+        """
+        try:
+            entry = self._examined(invocation)
+            if entry.record.key is not None and key_space:
+                entry.record.key = spaced(key_space, entry.record.key)
+            self._reserve(len(entry.payload))
+        except Rejected as error:
+            known = invocation.account in self.settings.accounts
+            self.rejected[invocation.account if known else OTHER, error.reason] += 1
+            raise
+        ticket = Ticket(entry.record.id, self)
+        self._incoming.append((ticket, entry, source, self.clock.now()))
+        if not self._flush_is_due:
+            self._flush_is_due = True
+            if threading.get_ident() == self._thread:
+                self._loop.call_soon(self._flush)
+            else:
+                self._loop.call_soon_threadsafe(self._flush)
+        return ticket
+
+    def enqueue_many(
+        self, invocations: Sequence[Invocation], *, source: str = "in_process"
+    ) -> list[Ticket | Rejected]:
+        """Take many invocations with one commit; each gets its ticket, or why it has none."""
+        taken: list[Ticket | Rejected] = []
+        for invocation in invocations:
+            try:
+                taken.append(self.enqueue(invocation, source=source))
+            except Rejected as error:
+                taken.append(error)
+        return taken
+
+    def _examined(self, invocation: Invocation) -> Entry:
+        invocation, call_type = self._judged(invocation)
+        record = new_record(invocation, call_type, self.clock.wall_ms())
+        return Entry(record, invocation.payload)
+
+    def _judged(self, invocation: Invocation) -> tuple[Invocation, CallType]:
+        rules = self.settings.accounts.get(invocation.account)
+        if rules is None:
+            raise Invalid(f"there is no account {invocation.account!r}", pointer="/account")
+        if invocation.callback_url is not None:
+            flaw = callback_flaw(invocation.callback_url, self.settings.callbacks.hosts)
+            if flaw is not None:
+                raise Invalid(flaw, pointer="/callback_url")
+        invocation, call_type = examine(
+            invocation,
+            rules,
+            self.places[invocation.account],
+            self.transports[invocation.account].payload_max_bytes,
+        )
+        self._check_room_for_offer(invocation, call_type)
+        return invocation, call_type
+
+    def _check_room_for_offer(self, invocation: Invocation, call_type: CallType) -> None:
+        """Refuse a payload that is too large with what the function is offered in it."""
+        rules = self.settings.accounts[invocation.account].functions
+        source = rules_for(rules, invocation.function).completion
+        if call_type is CallType.SYNC or source is not Source.CALLBACK:
+            return
+        if not wants_offer(invocation.payload):
+            return
+        most = self.transports[invocation.account].payload_max_bytes(call_type)
+        size = offered_bytes_max(invocation.payload, self.url_base)
+        if size > most:
+            raise PayloadTooLarge(
+                f"with the URL and token for its completion the payload may have {size} bytes; "
+                f"the provider takes at most {most}",
+                pointer="/payload",
+            )
+
+    def _reserve(self, payload_bytes: int, *, journaled: bool = True) -> None:
+        """Take a place in the queue, or raise: this is where the queue is bounded."""
+        if self.draining or not self.ready:
+            word = "about to end" if self.draining else "still recovering"
+            raise Draining(f"the dispatcher is {word}", retry_after_s=RETRY_AFTER_S)
+        if (error := self.journal.failed()) is not None:
+            raise Draining(f"the journal failed: {error}", retry_after_s=RETRY_AFTER_S)
+        if journaled and not self.journal.accepting():
+            raise DiskFull("the journal's disk is full", retry_after_s=RETRY_AFTER_S)
+        queue = self.settings.queue
+        with self._lock:
+            if len(self.machine.jobs) + self._arriving >= queue.jobs_max:
+                raise QueueFull(
+                    f"{queue.jobs_max} invocations wait already (queue.jobs_max)",
+                    retry_after_s=RETRY_AFTER_S,
+                )
+            held = self.payload_bytes + self._arriving_bytes + payload_bytes
+            if held > queue.bytes_max and not (journaled and self.journal.on_disk):
+                raise QueueFull(
+                    f"the payloads that wait have {queue.bytes_max} bytes already "
+                    "(queue.bytes_max; a journal on disk has no such limit)",
+                    retry_after_s=RETRY_AFTER_S,
+                )
+            self._arriving += 1
+            self._arriving_bytes += payload_bytes
+
+    def _leave(self, count: int, payload_bytes: int) -> None:
+        with self._lock:
+            self._arriving -= count
+            self._arriving_bytes -= payload_bytes
+
+    def _flush(self) -> None:
+        """Give what has come in to the journal."""
+        self._flush_is_due = False
+        failpoints.reach("engine.before_accept")
+        while self._incoming:
+            batch = [
+                self._incoming.popleft() for _ in range(min(len(self._incoming), ACCEPT_AT_ONCE))
+            ]
+            self.journal.accept(
+                [entry for _, entry, _, _ in batch],
+                lambda verdicts, batch=batch: self._judge(batch, verdicts),  # type: ignore[misc]
+            )
+
+    def _judge(
+        self, batch: list[_Incoming], verdicts: Sequence[Duplicate | None] | Exception
+    ) -> None:
+        """Take the journal's word on a batch."""
+        if isinstance(verdicts, JournalError):
+            self.fail(verdicts)
+        failpoints.reach("engine.after_accept")
+        now = self.clock.now()
+        for i, (ticket, entry, source, since) in enumerate(batch):
+            verdict = verdicts if isinstance(verdicts, Exception) else verdicts[i]
+            account = entry.record.account
+            if verdict is None:
+                ticket.settle(self._admit(entry))
+                tenant = self.machine.accounts[account].tenant(entry.record.tenant).label
+                self.accepted[account, tenant, source] += 1
+                self.accept_s[account,].observe(now - since)
+            elif isinstance(verdict, Duplicate) and verdict.same_job:
+                ticket.settle(verdict.id)
+            else:
+                error = _refusal(verdict)
+                self.rejected[account, getattr(error, "reason", "journal")] += 1
+                ticket.settle(error)
+        self._leave(len(batch), sum(len(entry.payload) for _, entry, _, _ in batch))
+        self.wake()
+
+    def _admit(self, entry: Entry) -> Job:
+        record = entry.record
+        account = self.machine.accounts[record.account]
+        job = job_of(record, entry.payload, account, self.next_seq(), self.clock)
+        self.keep_payload(job)
+        self.machine.admit(job, self.clock.now())
+        return job
+
+
+def spaced(key_space: str, key: str) -> str:
+    """Return *key* as the journal knows it, apart from those of other spaces."""
+    # With a blank, which no key has that a caller can give.
+    return f"{key_space} {key}"
+
+
+def _refusal(verdict: Duplicate | Exception) -> Exception:
+    if isinstance(verdict, Duplicate):
+        return KeyReused(
+            f"the idempotency key belongs to another job, {verdict.id}", pointer="/idempotency_key"
+        )
+    return verdict

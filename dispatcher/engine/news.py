@@ -1,0 +1,188 @@
+"""News of ends: from trackers, from callers, and late, of what was given up."""
+
+import asyncio
+import logging
+from collections.abc import Callable
+from functools import partial
+from typing import Any
+
+from dispatcher import failpoints
+from dispatcher.core.job import Job
+from dispatcher.core.lifecycle import ENDED
+from dispatcher.core.model import Completion, Ended, Record, State, Verdict
+from dispatcher.core.views import End
+from dispatcher.engine.forms import notice_of_late
+from dispatcher.engine.pump import Pump
+from dispatcher.errors import JournalError, NotFound
+
+logger = logging.getLogger("dispatcher.engine")
+
+_STATE_AFTER = {
+    Verdict.SUCCEEDED: State.SUCCEEDED,
+    Verdict.FAILED: State.DEAD,
+    Verdict.EXPIRED: State.EXPIRED,
+    Verdict.STOPPED: State.CANCELLED,
+}
+
+
+class News(Pump):
+    """A pump that takes news, and gives them to those who wait for them."""
+
+    def __init__(self, *args: Any, **more: Any) -> None:
+        """Take what `Pump` takes."""
+        super().__init__(*args, **more)
+        self._enders: dict[str, list[asyncio.Future[End]]] = {}
+
+    def report(self, account: str, completion: Completion, done: Callable[[], None] | None) -> None:
+        """Take a tracker's news; *done* is called when the end is on disk."""
+        failpoints.reach("engine.completion")
+        job = self.machine.jobs.get(completion.id)
+        if job is not None:
+            self.completed(job, completion)
+            if done is not None:
+                self._settle(done)
+        else:
+            self._start(self._late, account, completion, done)
+
+    def completed(self, job: Job, completion: Completion) -> None:
+        """Take the news of the end of a live job."""
+        self.carry_out(self.machine.completed(job, completion, self.clock.now()))
+        self.wake()
+
+    async def _late(
+        self, account: str, completion: Completion, done: Callable[[], None] | None
+    ) -> None:
+        """Take news of what this process does not hold: ended long ago, or given up."""
+        await self.complete_late(account, completion)
+        if done is not None:
+            self._settle(done)
+
+    def _settle(self, done: Callable[[], None]) -> None:
+        """Let a tracker forget its news once they are on disk."""
+
+        # The journal keeps its order: once this is written, so is what came before.
+        def written(error: JournalError | None) -> None:
+            failpoints.reach("engine.before_settled")
+            if error is None:
+                done()
+
+        self.journal.record((), written)
+
+    async def complete_late(self, account: str, completion: Completion) -> None:
+        """Tell the true end of an invocation that was given up as uncertain."""
+        self.machine.counters.late_completions[account,] += 1
+        record = await self._kept(completion.id)
+        if record is None or record.state is not State.UNCERTAIN:
+            return
+        if completion.attempt is not None and completion.attempt != record.attempt:
+            return
+        state = _STATE_AFTER[completion.verdict]
+        if state is State.DEAD:
+            self.dead[account] = self.dead.get(account, 0) + 1
+        end = Ended(
+            id=completion.id,
+            state=state,
+            at_ms=self.clock.wall_ms(),
+            request_id=record.request_id,
+            result=completion.result,
+            failure=completion.failure,
+        )
+        self.journal.record([end], partial(self._told_late, record, end))
+
+    def _told_late(self, record: Record, end: Ended, error: JournalError | None) -> None:
+        self.fail_if(error)
+        if error is None and record.callback_url is not None and self._tell is not None:
+            self._tell(notice_of_late(record, end))
+
+    def tracking_changed(
+        self, account: str, function: str, qualifier: str | None, why: str | None
+    ) -> None:
+        """Note that the ends of a function cannot be learned, or (None) that they can be."""
+        if not self.machine.tracking_changed(account, function, qualifier, why):
+            return
+        name = f"{account}/{function}" + ("" if qualifier is None else f":{qualifier}")
+        if why is None:
+            logger.warning("tracking_back: %s: its ends are known again", name)
+        else:
+            logger.error(
+                "tracking_lost: %s: its ends are estimated, so the quota may be exceeded: %s",
+                name,
+                why,
+            )
+        self.wake()
+
+    # -- Those who wait for news
+
+    def told(self, end: End) -> None:
+        """Tell those who wait for the end of an invocation."""
+        for waiter in self._enders.pop(end.id, ()):
+            if not waiter.done():
+                waiter.set_result(end)
+
+    async def end_of(self, invocation_id: str) -> End:
+        """Wait for the end of an invocation, or return it. Raises `NotFound`."""
+        if invocation_id in self.machine.jobs:
+            return await self._wait_for(invocation_id)
+        record = await self.record_of(invocation_id)
+        if record.state not in ENDED:
+            return await self._wait_for(invocation_id)
+        return End(
+            id=record.id,
+            state=record.state,
+            result=record.result,
+            failure=record.failure,
+            estimated=record.estimated,
+        )
+
+    async def _wait_for(self, invocation_id: str) -> End:
+        waiter: asyncio.Future[End] = asyncio.get_running_loop().create_future()
+        self._enders.setdefault(invocation_id, []).append(waiter)
+        try:
+            return await waiter
+        finally:
+            waiters = self._enders.get(invocation_id)
+            if waiters is not None and waiter in waiters:
+                waiters.remove(waiter)
+                if not waiters:
+                    del self._enders[invocation_id]
+
+    async def state_of(self, invocation_id: str) -> State:
+        """Return where an invocation stands. Raises `NotFound`."""
+        job = self.machine.jobs.get(invocation_id)
+        return (await self.record_of(invocation_id)).state if job is None else job.state
+
+    async def record_of(self, invocation_id: str) -> Record:
+        """Return what is kept of an invocation. Raises `NotFound`."""
+        record = await self._kept(invocation_id)
+        if record is None:
+            raise NotFound(f"there is no invocation {invocation_id!r}")
+        return record
+
+    async def _kept(self, invocation_id: str) -> Record | None:
+        record = await self.journal.get(invocation_id)
+        if record is not None and self.is_behind(record):
+            await self.durable()
+            record = await self.journal.get(invocation_id)
+        return record
+
+    def is_behind(self, record: Record) -> bool:
+        """Tell whether its end has been decided, and is on its way to the journal."""
+        live = record.id in self.machine.jobs or record.account not in self.machine.accounts
+        return not live and record.state not in ENDED
+
+    async def durable(self) -> None:
+        """Return once everything that was decided so far is in the journal."""
+        written: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+
+        def done(error: JournalError | None) -> None:
+            if error is not None:
+                self.fail(error)
+            if written.done():
+                return
+            if error is None:
+                written.set_result(None)
+            else:
+                written.set_exception(error)
+
+        self.journal.record((), done)
+        await written

@@ -1,0 +1,180 @@
+import time
+
+import anyio
+import pytest
+
+from dispatcher.core.model import (
+    Failure,
+    Invocation,
+    Refused,
+    State,
+)
+from dispatcher.engine import Ticket
+from dispatcher.errors import (
+    DiskFull,
+    Draining,
+    Invalid,
+    KeyReused,
+    PayloadTooLarge,
+    QueueFull,
+)
+from dispatcher.journals.memory import MemoryJournal
+from tests.engine.rig import ScriptedTransport, hang, rig, settings
+
+REFUSED = Refused(Failure("refused", "no such function", "FunctionNotFound", 404))
+
+CALLBACK = """
+[accounts.main.functions.f]
+completion = "callback"
+[callbacks]
+url = "https://relay.example/d"
+"""
+ASKING = b'{"n":1,"done":"$dispatcher.completion"}'
+
+
+async def test_the_queue_is_full_exactly_at_its_bound_and_the_caller_never_waits():
+    jobs_max = 10_000
+    transport = ScriptedTransport()
+    transport.script = [hang] * 100
+    async with rig(settings(more=f"[queue]\njobs_max = {jobs_max}"), transport=transport) as r:
+        took_s = []
+        for number in range(jobs_max + 1):
+            begun = time.perf_counter()
+            if number < jobs_max:
+                r.enqueue()
+            else:
+                with pytest.raises(QueueFull, match="10000"):
+                    r.enqueue()
+            took_s.append(time.perf_counter() - begun)
+            if number % 1000 == 0:
+                await anyio.sleep(0.01)
+        median_us = sorted(took_s)[jobs_max // 2] * 1e6
+        print(f"enqueue while the cloud hangs: median {median_us:.1f} us of {jobs_max} calls")
+        assert median_us < 50
+        assert r.engine.statistics().rejected == {("main", "queue_full"): 1}
+        r.engine.settings = settings(more="[server]\ndrain_max_s = 0")
+
+
+async def test_what_has_ended_makes_room():
+    async with rig(settings(more="[queue]\njobs_max = 1")) as r:
+        r.transport.script = [REFUSED]
+        first = r.enqueue()
+        with pytest.raises(QueueFull):
+            r.enqueue()
+        await first.ended()
+        await r.enqueue().accepted()
+
+
+async def test_payloads_in_memory_are_bounded_where_no_disk_holds_them():
+    async with rig(settings(more="[queue]\nbytes_max = 1000")) as r:
+        r.engine.pause("main")
+        r.enqueue(payload=b"x" * 600)
+        with pytest.raises(QueueFull, match="bytes_max"):
+            r.enqueue(payload=b"x" * 600)
+        await anyio.sleep(0.001)
+        r.enqueue(payload=b"x" * 400)
+
+
+@pytest.mark.parametrize(
+    ("fields", "pointer"),
+    [
+        ({"function": ""}, "/function"),
+        ({"function": "a b"}, "/function"),
+        ({"tenant": "no spaces"}, "/tenant"),
+        ({"qualifier": "a/b"}, "/qualifier"),
+        ({"delay_s": -1}, "/delay_s"),
+        ({"delay_s": float("nan")}, "/delay_s"),
+        ({"priority": float("inf")}, "/priority"),
+        ({"expires_s": 5, "delay_s": 10}, "/expires_s"),
+        ({"idempotency_key": "a\nb"}, "/idempotency_key"),
+        ({"callback_url": "http://169.254.169.254/"}, "/callback_url"),
+        ({"options": {"x": "a\r\nb"}}, "/options"),
+    ],
+)
+async def test_what_is_wrong_is_named_by_its_pointer(fields, pointer):
+    async with rig() as r:
+        with pytest.raises(Invalid) as caught:
+            r.enqueue(**fields)
+        assert caught.value.pointer == pointer
+
+
+async def test_a_payload_above_the_providers_limit_is_refused_at_accept():
+    async with rig() as r:
+        with pytest.raises(PayloadTooLarge, match=r"at most 131072 bytes .* asynchronous call"):
+            r.enqueue(payload=b"x" * (128 * 1024 + 1))
+        await r.enqueue(payload=b"x" * (128 * 1024 + 1), type="sync").accepted()
+
+
+async def test_functions_without_a_section_may_be_forbidden():
+    async with rig(
+        settings(account="unlisted = false", more="[accounts.main.functions.known]")
+    ) as r:
+        await r.enqueue("known").accepted()
+        with pytest.raises(Invalid, match="'other' is not one of them"):
+            r.enqueue("other")
+        with pytest.raises(Invalid, match="is not a function's name"):
+            r.enqueue("*")
+
+
+async def test_a_key_names_one_job():
+    async with rig() as r:
+        first = r.enqueue(payload=b"1", idempotency_key="k")
+        again = r.enqueue(payload=b"1", idempotency_key="k")
+        assert not (await first.accepted()).duplicate
+        accepted = await again.accepted()
+        assert (accepted.id, accepted.duplicate, again.id) == (first.id, True, first.id)
+        with pytest.raises(KeyReused):
+            await r.enqueue(payload=b"2", idempotency_key="k").accepted()
+        end = await again.ended()
+        assert end.id == first.id
+        third = await r.enqueue(payload=b"1", idempotency_key="k").accepted()
+        assert (third.id, third.state, third.duplicate) == (first.id, State.SUCCEEDED, True)
+        assert (await r.enqueue(payload=b"1", idempotency_key="k").ended()).state is State.SUCCEEDED
+        assert len(r.transport.calls) == 1
+
+
+async def test_nothing_is_taken_while_draining_or_on_a_full_disk():
+    class Full(MemoryJournal):
+        def accepting(self):
+            return False
+
+    async with rig(journal=Full(retention_s=1)) as r:
+        with pytest.raises(DiskFull):
+            r.enqueue()
+        assert r.engine.not_ready() == "the journal's disk is full"
+        r.engine.stop()
+        with pytest.raises(Draining) as caught:
+            r.enqueue()
+        assert caught.value.retry_after_s
+        assert r.engine.not_ready() == "draining"
+
+
+async def test_an_arn_or_an_alias_in_the_name_is_taken_apart():
+    async with rig() as r:
+        ticket = r.enqueue("f:prod")
+        await ticket.accepted()
+        record = (await r.engine.get(ticket.id)).record
+        assert (record.function, record.qualifier) == ("f", "prod")
+        with pytest.raises(Invalid, match="another qualifier"):
+            r.enqueue("f:prod", qualifier="test")
+
+
+async def test_many_at_once_each_get_their_answer():
+    async with rig() as r:
+        good = Invocation(account="main", function="f")
+        taken = r.engine.enqueue_many([good, Invocation(account="nobody", function="f"), good])
+        assert isinstance(taken[1], Invalid)
+        assert taken[1].pointer == "/account"
+        for ticket in (taken[0], taken[2]):
+            assert isinstance(ticket, Ticket)
+            await ticket.accepted()
+        assert r.engine.statistics().rejected == {("other", "invalid"): 1}
+
+
+async def test_a_payload_too_large_with_its_offer_is_refused_at_once():
+    async with rig(settings(more=CALLBACK)) as r:
+        room = 128 * 1024 - len(ASKING)
+        full = ASKING.replace(b"1", b"1" * room, 1)
+        assert r.enqueue("by_duration", payload=full)
+        with pytest.raises(PayloadTooLarge, match="completion"):
+            r.enqueue(payload=full)

@@ -1,0 +1,107 @@
+from collections.abc import Sequence
+
+import anyio
+
+from dispatcher.core.model import Change, Completion, Query, State, Verdict
+from dispatcher.engine import Ticket
+from dispatcher.journals.memory import MemoryJournal
+from dispatcher.ports import ChangeDone
+from tests.engine.rig import ScriptedTransport, rig, settings
+
+CALLBACK = '[accounts.main.functions.cb]\ncompletion = "callback"\nhold_max_s = 60\n'
+
+
+async def test_a_callback_ends_the_slot_and_repeats_do_nothing():
+    async with rig(settings(more=CALLBACK)) as r:
+        ticket = r.enqueue("cb")
+        await anyio.sleep(3)
+        news = Completion(id=ticket.id, verdict=Verdict.SUCCEEDED, result=b"1")
+        await r.engine.complete(news)
+        await r.engine.complete(news)
+        end = await ticket.ended()
+        assert (end.state, end.result, end.estimated) == (State.SUCCEEDED, b"1", False)
+        assert r.engine.account("main").in_use == 0
+        assert r.engine.statistics().late_completions == {("main",): 1}
+
+
+async def test_a_completion_may_be_faster_than_the_202():
+    transport = ScriptedTransport(latency_s=5)
+    async with rig(settings(more=CALLBACK), transport=transport) as r:
+        ticket = r.enqueue("cb")
+        await anyio.sleep(1)
+        assert (await r.engine.get(ticket.id)).record.state is State.SENDING
+        await r.engine.complete(Completion(id=ticket.id, verdict=Verdict.SUCCEEDED))
+        assert (await ticket.ended()).state is State.SUCCEEDED
+        await anyio.sleep(5)
+        assert (await r.engine.get(ticket.id)).record.state is State.SUCCEEDED
+        assert r.engine.statistics().requests_in_flight == {("main",): 0}
+
+
+async def test_without_news_the_slot_comes_back_by_force_and_late_news_tell_the_true_end():
+    async with rig(settings(more=CALLBACK)) as r:
+        ticket = r.enqueue("cb")
+        end = await ticket.ended()
+        assert (end.state, anyio.current_time()) == (State.UNCERTAIN, 60)
+        assert r.engine.account("main").in_use == 0
+        assert r.engine.statistics().forced_releases == {("main", "cb"): 1}
+        await r.engine.complete(Completion(id=ticket.id, verdict=Verdict.SUCCEEDED, result=b"x"))
+        view = await r.engine.get(ticket.id)
+        assert (view.record.state, view.record.result) == (State.SUCCEEDED, b"x")
+
+
+async def test_without_task_mode_the_engine_goes_by_estimates_and_says_so(caplog):
+    async with rig(settings(more='[accounts.main.functions.task]\ncompletion = "task"')) as r:
+        ticket = r.enqueue("task")
+        await anyio.sleep(1)
+        for _ in range(2):
+            r.engine.tracking_changed("main", "task", None, "task mode is off")
+        lost = [one.message for one in caplog.records if "tracking_lost" in one.message]
+        assert len(lost) == 1
+        assert "main/task" in lost[0]
+        assert "task mode is off" in lost[0]
+        assert r.engine.account("main").functions["task"].untracked == "task mode is off"
+        assert r.engine.statistics().untracked["main", "task"] == 1
+        end = await ticket.ended()
+        assert (end.state, end.estimated) == (State.SUCCEEDED, True)
+        assert anyio.current_time() == 10
+        r.engine.tracking_changed("main", "task", None, None)
+        assert "tracking_back" in caplog.text
+        assert r.engine.statistics().untracked["main", "task"] == 0
+
+
+class Behind(MemoryJournal):
+    """Shows what it was told only once it is asked to be durable, as a disk does."""
+
+    def __init__(self) -> None:
+        super().__init__(retention_s=86400)
+        self._held: list[tuple[Sequence[Change], ChangeDone | None]] = []
+        self.holds = False
+
+    def record(self, changes: Sequence[Change], done: ChangeDone | None = None) -> None:
+        self._held.append((changes, done))
+        if not self.holds or not changes:
+            held, self._held = self._held, []
+            for each in held:
+                super().record(*each)
+
+
+async def test_an_end_that_is_on_its_way_to_the_journal_is_shown():
+    journal = Behind()
+    async with rig(settings(more=CALLBACK), journal=journal) as r:
+        first, second = [r.enqueue("cb") for _ in range(2)]
+        await anyio.sleep(1)
+        journal.holds = True
+
+        async def ends(ticket: Ticket) -> None:
+            job = r.engine.machine.jobs[ticket.id]
+            r.engine.completed(job, Completion(id=job.id, verdict=Verdict.SUCCEEDED))
+            kept = await journal.get(ticket.id)
+            assert kept is not None
+            assert kept.state is State.RUNNING
+
+        await ends(first)
+        assert (await r.engine.get(first.id)).record.state is State.SUCCEEDED
+        await ends(second)
+        views, _ = await r.engine.find(Query())
+        assert {view.record.state for view in views} == {State.SUCCEEDED}
+        journal.holds = False
