@@ -96,7 +96,7 @@ class FunctionGate:
             return Blocked(GateKind.FUNCTION, self.name, limit, self.in_use)
         if self.pace is None:
             return None
-        opens = self.pace.opens_at(now, cold=self.starts_cold(now))
+        opens = self.pace.opens_at(now, self.in_use, cold=self.starts_cold(now))
         return None if opens <= now else Blocked(GateKind.RAMP, self.name, until=opens)
 
     def starts_cold(self, now: float) -> bool:

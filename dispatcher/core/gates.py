@@ -203,7 +203,7 @@ class AccountGate:
                 return Blocked(GateKind.RESOURCE, "vcpu", resources.vcpu, self.milli_vcpu / 1000)
         if self.pace is None:
             return None
-        opens = self.pace.opens_at(now, cold=function.starts_cold(now))
+        opens = self.pace.opens_at(now, self.in_use, cold=function.starts_cold(now))
         return None if opens <= now else Blocked(GateKind.RAMP, self.name, until=opens)
 
     def starts_again(self) -> None:

@@ -13,7 +13,7 @@ WARM_S: Final = 60.0
 #: After a pause or an outage the limit comes back within this time, from what is held: a
 #: burst of cold starts would hit all that the functions use.
 RESTART_S: Final = 10.0
-#: So many instances may begin at once then.
+#: So many instances may be held at once then.
 RESTART_BURST: Final = 10
 
 
@@ -78,21 +78,24 @@ class Warm:
 class Restart:
     """Lets the limit come back little by little, from the first send after a pause."""
 
-    __slots__ = ("_ends_at", "_rate")
+    __slots__ = ("_at_once", "_ends_at", "_rate")
 
     def __init__(self, limit: int) -> None:
-        self._rate = Rate(limit / RESTART_S, max(RESTART_BURST, limit // 20))
+        self._at_once = max(RESTART_BURST, limit // 20)
+        self._rate = Rate(limit / RESTART_S, self._at_once)
         self._ends_at: float | None = None  #: its time begins when it is first asked
 
     def __repr__(self) -> str:
         return f"<Restart until {self._ends_at}>"
 
-    def open_at(self, now: float) -> float | None:
+    def open_at(self, now: float, in_use: int) -> float | None:
         """Return when one more instance may begin: *now*, or later; None: all that fit may."""
         if self._ends_at is None:
             self._ends_at = now + RESTART_S
         if now >= self._ends_at:
             return None
+        if in_use < self._at_once:  # few are no burst, however fast they follow one another
+            return now
         return min(self._ends_at, self._rate.open_at(now))
 
     def take(self, now: float) -> None:
@@ -132,11 +135,15 @@ class Pace:
         """Have the limit come back little by little, from the next send on."""
         self._restart = Restart(limit)
 
-    def opens_at(self, now: float, *, cold: bool) -> float:
-        """Return when one more instance may begin, a new one if *cold*: *now*, or later."""
+    def opens_at(self, now: float, in_use: int, *, cold: bool) -> float:
+        """
+        Return when one more instance than *in_use* may begin: *now*, or later.
+
+        *cold*: it would be a new one.
+        """
         opens = now
         if self._restart is not None:
-            restarts = self._restart.open_at(now)
+            restarts = self._restart.open_at(now, in_use)
             if restarts is None:
                 self._restart = None
             else:

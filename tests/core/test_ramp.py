@@ -10,11 +10,11 @@ from tests.core.world import World, function_of, rules_of
 FC = RampRules(burst=300, per_minute=300)
 
 
-def begun(pace: Ramp | Restart, start: float, count: int) -> list[float]:
+def begun(pace: Ramp, start: float, count: int) -> list[float]:
     """Return when so many instances begin, each as soon as it may."""
     now, times = start, []
     for _ in range(count):
-        now = max(now, pace.open_at(now) or now)
+        now = max(now, pace.open_at(now))
         pace.take(now)
         times.append(now - start)
     return times
@@ -63,7 +63,7 @@ def test_instances_that_ran_of_late_are_warm():
 def test_a_restart_lets_the_limit_come_back_in_its_time():
     restart = Restart(300)
     now, count = 1000.0, 0
-    while (opens := restart.open_at(now)) is not None:
+    while (opens := restart.open_at(now, count)) is not None:
         if opens > now:
             now = opens
             continue
@@ -75,24 +75,36 @@ def test_a_restart_lets_the_limit_come_back_in_its_time():
     assert count == pytest.approx(300 + 15, abs=2)
 
 
+def test_a_restart_holds_up_nobody_while_few_are_held():
+    """Short runs, one after the other, are no burst of instances that begin."""
+    restart = Restart(300)
+    for number in range(1000):
+        now = number * 0.001
+        assert restart.open_at(now, in_use=14) == now
+        restart.take(now)
+    opens = restart.open_at(1.0, in_use=15)
+    assert opens is not None
+    assert 1.0 < opens <= 1.0 + RESTART_S / 300 + 1e-9
+
+
 def test_a_pace_without_anything_holds_nobody_up():
     pace = Pace(None)
     assert not pace
-    assert pace.opens_at(5.0, cold=True) == 5.0
+    assert pace.opens_at(5.0, 0, cold=True) == 5.0
     pace.starts_again(100)
     assert pace
-    assert pace.opens_at(5.0, cold=False) == 5.0
-    assert pace.opens_at(5.0 + RESTART_S, cold=False) == 5.0 + RESTART_S
+    assert pace.opens_at(5.0, 0, cold=False) == 5.0
+    assert pace.opens_at(5.0 + RESTART_S, 99, cold=False) == 5.0 + RESTART_S
     assert not pace
 
 
 def test_only_cold_starts_take_from_the_ramp():
     pace = Pace(RampRules(burst=1, per_minute=1.0))
     pace.take(0.0, cold=False)
-    assert pace.opens_at(0.0, cold=True) == 0.0
+    assert pace.opens_at(0.0, 0, cold=True) == 0.0
     pace.take(0.0, cold=True)
-    assert pace.opens_at(0.0, cold=True) == 60.0
-    assert pace.opens_at(0.0, cold=False) == 0.0
+    assert pace.opens_at(0.0, 0, cold=True) == 60.0
+    assert pace.opens_at(0.0, 0, cold=False) == 0.0
 
 
 # -- In the machine
@@ -172,3 +184,17 @@ def test_after_a_pause_or_an_outage_the_sends_come_back_gently(what):
         s.now = deadline
         s.decide()
     assert start + RESTART_S * 0.8 <= s.now <= start + RESTART_S
+
+
+@pytest.mark.parametrize("what", ["account", "function"])
+def test_after_a_pause_an_instance_that_is_free_again_is_used_at_once(what):
+    w = World(rules_of(quota=50))
+    jobs = w.admit_many(RESTART_BURST + 1, "f")
+    function = "f" if what == "function" else None
+    w.machine.pause("main", function, paused=True)
+    w.machine.pause("main", function, paused=False)
+    assert w.run() == jobs[:-1]
+    waiting = w.main.waiting_for(jobs[-1], w.now)
+    assert waiting.gate is GateKind.RAMP
+    w.end(jobs[:1])
+    assert w.run() == jobs[-1:]
