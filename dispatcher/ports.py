@@ -3,6 +3,8 @@
 from collections.abc import AsyncIterator, Callable, Sequence
 from typing import Protocol
 
+from dispatcher.core.effects import Effect
+from dispatcher.core.job import Job
 from dispatcher.core.model import (
     AccountRules,
     Call,
@@ -138,6 +140,35 @@ class Journal(Protocol):
 
 Tell = Callable[[Notice], None]
 """Takes the notice of an end for whoever asked to be told; never waits and never raises."""
+
+
+class Tracer(Protocol):
+    """
+    Writes down how invocations spend their time. Never waits and never raises.
+
+    The trace that an invocation belongs to is among its options, and so in the journal.
+    """
+
+    def accepting(self, record: Record, *, source: str) -> None:
+        """Begin to accept; *record* is put into a trace. From any thread."""
+        ...
+
+    def accepted(self, invocation_id: str, verdict: Duplicate | Exception | None = None) -> None:
+        """Note the journal's verdict: None is that it is on disk."""
+        ...
+
+    def observe(self, effects: Sequence[Effect], now: float) -> None:
+        """Note what the machine decided at *now*, on the loop's clock."""
+        ...
+
+    def sending(self, job: Job, call: Call) -> Call:
+        """Begin to send; return the call with what the function shall know of the trace."""
+        ...
+
+    def sent(self, job: Job, outcome: Outcome | None) -> None:
+        """Note what came of the send; None: it was broken off."""
+        ...
+
 
 Report = Callable[[Completion, Callable[[], None] | None], None]
 """

@@ -15,6 +15,7 @@ from dispatcher.engine import Engine
 from dispatcher.journals import open_journal
 from dispatcher.notices import TRY_MAX_S, Notices
 from dispatcher.ports import Tracker
+from dispatcher.tracing import open_tracer
 from dispatcher.trackers.callback import keep_key
 from dispatcher.trackers.fc_tasks import FcTasks
 from dispatcher.trackers.sqs_destinations import SqsDestinations
@@ -56,6 +57,7 @@ async def _open_engine(settings: Settings) -> AsyncIterator[Engine]:
             tell=notices.tell,
             notices=notices.counts,
         )
+        engine.tracer = await stack.enter_async_context(open_tracer(settings))
         for name, account in settings.accounts.items():
             trackers[name] = _trackers(name, account, transports[name], engine)
         async with anyio.create_task_group() as delivering:

@@ -27,6 +27,7 @@ from dispatcher.config.settings import (
     QueueSettings,
     ServerSettings,
     StaticCredentials,
+    TracingSettings,
 )
 from dispatcher.config.shape import expected
 from dispatcher.core.model import (
@@ -88,6 +89,7 @@ SECTIONS = [
         "Runs that failed are another matter: see `attempts_max` of the function.",
     ),
     Section(CallbackSettings, ("callbacks",)),
+    Section(TracingSettings, ("tracing",)),
     Section(
         ClientSettings,
         ("clients", "research-service"),
@@ -104,6 +106,7 @@ EXAMPLES: dict[str, Any] = {
     # Keys without a default.
     "server.token_file": "/run/secrets/dispatcher-token",
     "callbacks.url": "https://dispatcher.internal",
+    "tracing.endpoint": "http://127.0.0.1:4318",
     "callbacks.secret_file": "/run/secrets/dispatcher-callbacks",
     "accounts.provider": "aliyun-fc",
     "accounts.account_id": "1031234567890123",

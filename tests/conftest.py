@@ -19,7 +19,15 @@ CACHE = Path(__file__).resolve().parent.parent / ".cache"
 
 # -- A clean environment, before anything reads it ------------------------------------------------
 
-_FOREIGN_PREFIXES = ("AWS_", "ALIBABA_CLOUD_", "ALICLOUD_", "ALIYUN_", "FC_", "DISPATCHER_")
+_FOREIGN_PREFIXES = (
+    "AWS_",
+    "ALIBABA_CLOUD_",
+    "ALICLOUD_",
+    "ALIYUN_",
+    "FC_",
+    "DISPATCHER_",
+    "OTEL_",
+)
 _FOREIGN_SUFFIXES = ("_PROXY",)
 
 

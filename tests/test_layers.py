@@ -59,6 +59,8 @@ COME_WITH = {
     "botocore": "aiobotocore",
     "darabonba": "alibabacloud_fc20230330",
     "multidict": "aiohttp",
+    "opentelemetry": "opentelemetry_sdk",
+    "requests": "opentelemetry_exporter_otlp_proto_http",
     "Tea": "alibabacloud_credentials",
     "yarl": "aiohttp",
 }
@@ -81,7 +83,7 @@ WITHOUT_EXTRAS = """
 import importlib, pkgutil, sys
 for name in (
     "aiobotocore", "botocore", "boto3", "uvloop", "Tea", "darabonba", "alibabacloud_credentials",
-    "alibabacloud_fc20230330", "alibabacloud_tea_openapi", "alibabacloud_tea_util",
+    "alibabacloud_fc20230330", "alibabacloud_tea_openapi", "alibabacloud_tea_util", "opentelemetry", "requests",
 ):
     sys.modules[name] = None  # importing it fails from now on
 import dispatcher

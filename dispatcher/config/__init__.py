@@ -25,6 +25,7 @@ from dispatcher.config.settings import (
     ServerSettings,
     Settings,
     StaticCredentials,
+    TracingSettings,
 )
 from dispatcher.config.showing import shown
 from dispatcher.errors import ConfigError
@@ -46,6 +47,7 @@ __all__ = [
     "ServerSettings",
     "Settings",
     "StaticCredentials",
+    "TracingSettings",
     "address",
     "changed",
     "check",

@@ -18,6 +18,9 @@ RESTART: frozenset[Keys] = frozenset({
     ("journal", "retention_s"),
     ("journal", "network_filesystems"),
     ("queue", "bytes_max"),
+    ("tracing", "endpoint"),
+    ("tracing", "service_name"),
+    ("tracing", "sample_ratio"),
     # Who an account is and how it is reached: what is in flight goes there.
     ("accounts", "*"),
     ("accounts", "*", "provider"),

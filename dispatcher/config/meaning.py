@@ -15,6 +15,7 @@ from dispatcher.config.settings import (
     ServerSettings,
     Settings,
     StaticCredentials,
+    TracingSettings,
 )
 from dispatcher.config.shape import spelled
 from dispatcher.core.model import CallType, FunctionRules, Provider, Source, TenantRules
@@ -40,6 +41,7 @@ def problems(settings: Settings, *, judged_elsewhere: Collection[str] = ()) -> I
     yield from _of_callers(settings.server)
     yield from _of_journal(settings.journal)
     yield from _of_callbacks(settings.callbacks)
+    yield from _of_tracing(settings.tracing)
     if settings.retry.delay_base_s > settings.retry.delay_max_s:
         yield Problem("retry.delay_base_s", f"above delay_max_s, {settings.retry.delay_max_s:g}")
     yield from _of_identities(settings)
@@ -115,6 +117,23 @@ def _of_journal(journal: JournalSettings) -> Iterator[Problem]:
         yield Problem("journal.url", "parameters are not possible")
     elif file.endswith("/"):
         yield Problem("journal.url", "expected the path of a file")
+
+
+def _of_tracing(tracing: TracingSettings) -> Iterator[Problem]:
+    if tracing.endpoint is not None:
+        try:
+            url = web_url(tracing.endpoint)
+        except ValueError as error:
+            yield Problem("tracing.endpoint", str(error))
+        else:
+            if url.query or url.fragment:
+                yield Problem("tracing.endpoint", "expected http(s)://host[:port][/path]")
+    if not tracing.service_name.strip():
+        yield Problem("tracing.service_name", "expected a name")
+    if tracing.sample_ratio > 1:
+        yield Problem(
+            "tracing.sample_ratio", f"expected a part, from 0 to 1, got {tracing.sample_ratio:g}"
+        )
 
 
 def _of_callbacks(callbacks: CallbackSettings) -> Iterator[Problem]:

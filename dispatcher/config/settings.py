@@ -4,9 +4,9 @@ The shape of the configuration: frozen structs, whose docstrings are its documen
 `docs/configuration.md` is made from them. What no type can say is judged in `meaning.py`.
 """
 
-from typing import Literal
+from typing import Annotated, Literal
 
-from msgspec import Struct
+from msgspec import Meta, Struct
 
 from dispatcher.core.model import (
     AccountRules,
@@ -18,6 +18,8 @@ from dispatcher.core.model import (
     Rules,
     Seconds,
 )
+
+Ratio = Annotated[float, Meta(ge=0)]
 
 
 class _Section(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
@@ -187,6 +189,25 @@ class CallbackSettings(_Section, frozen=True, kw_only=True):
     """
 
 
+class TracingSettings(_Section, frozen=True, kw_only=True):
+    """
+    Where the spans of invocations go: accept, wait, send and run (OpenTelemetry).
+
+    Needs the extra `otel`. A caller's trace reaches the function without it as well.
+    """
+
+    endpoint: str | None = None
+    """
+    `http(s)://host[:port]` of a collector that takes OTLP over HTTP, usually at port 4318; unset:
+    no spans are made. Headers and certificates for it are taken from the exporter's own
+    environment variables, `OTEL_EXPORTER_OTLP_HEADERS` and so on.
+    """
+    service_name: str = "dispatcher"
+    """What the spans are of: `service.name` of their resource."""
+    sample_ratio: Ratio = 1.0
+    """The part of the traces that begin here which is kept, up to 1; a caller's decision stands."""
+
+
 class Settings(_Section, frozen=True, kw_only=True):
     """The whole configuration. Once judged, paths are absolute and completions explicit."""
 
@@ -196,6 +217,7 @@ class Settings(_Section, frozen=True, kw_only=True):
     queue: QueueSettings = QueueSettings()
     retry: RetryRules = RetryRules()
     callbacks: CallbackSettings = CallbackSettings()
+    tracing: TracingSettings = TracingSettings()
     accounts: dict[str, AccountSettings] = {}
     clients: dict[str, ClientSettings] = {}
 

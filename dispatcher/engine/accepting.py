@@ -99,6 +99,8 @@ class Accepting(News):
             known = invocation.account in self.settings.accounts
             self.rejected[invocation.account if known else OTHER, error.reason] += 1
             raise
+        if self.tracer is not None:
+            self.tracer.accepting(entry.record, source=source)
         ticket = Ticket(entry.record.id, self)
         self._incoming.append((ticket, entry, source, self.clock.now()))
         if not self._flush_is_due:
@@ -215,6 +217,8 @@ class Accepting(News):
         for i, (ticket, entry, source, since) in enumerate(batch):
             verdict = verdicts if isinstance(verdicts, Exception) else verdicts[i]
             account = entry.record.account
+            if self.tracer is not None:
+                self.tracer.accepted(entry.record.id, verdict)
             if verdict is None:
                 ticket.settle(self._admit(entry))
                 tenant = self.machine.accounts[account].tenant(entry.record.tenant).label

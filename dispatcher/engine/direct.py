@@ -95,6 +95,9 @@ class Direct(Calls):
         self._leave(1, len(payload))  # from here on the machine counts it
         record = new_record(invocation, call_type, self.clock.wall_ms())
         account = self.machine.accounts[record.account]
+        if self.tracer is not None:
+            self.tracer.accepting(record, source=source)
+            self.tracer.accepted(record.id)
         job = job_of(record, payload, account, self.next_seq(), self.clock)
         now = self.clock.now()
         job.once = True

@@ -25,6 +25,7 @@ from dispatcher.core.gates import Slot
 from dispatcher.core.intake import Place
 from dispatcher.core.machine import Effect, Finish, Launch, Machine, Return, Stop, Warn, Watch
 from dispatcher.core.model import (
+    Call,
     CallType,
     Change,
     Completion,
@@ -44,7 +45,7 @@ from dispatcher.core.views import End
 from dispatcher.engine.forms import call_of, notice_of, watched_of, whose
 from dispatcher.engine.times import Clock, job_of
 from dispatcher.errors import ConfigError, JournalError
-from dispatcher.ports import Journal, Tell, Tracker, Transport
+from dispatcher.ports import Journal, Tell, Tracer, Tracker, Transport
 
 logger = logging.getLogger("dispatcher.engine")
 
@@ -88,6 +89,7 @@ class Pump:
         self.transports = transports
         self.callback_key = callback_key or secrets.token_bytes(KEY_BYTES)
         self._tell = tell
+        self.tracer: Tracer | None = None  #: writes down spans; set before `run`
         self.listens_at = ""  #: the URL of the listener, once there is one
         self.recovered: dict[State, int] = {}
         self.dead: dict[str, int] = {}
@@ -317,6 +319,17 @@ class Pump:
                 return Refused(Failure("payload_missing", "the journal has lost the payload"))
         call = call_of(job, self._with_offer(job, payload))
         failpoints.reach("engine.before_send")
+        if self.tracer is None:
+            return await self._sent(job, call)
+        outcome: Outcome | None = None
+        call = self.tracer.sending(job, call)
+        try:
+            outcome = await self._sent(job, call)
+        finally:  # also where the drain cuts it off
+            self.tracer.sent(job, outcome)
+        return outcome
+
+    async def _sent(self, job: Job, call: Call) -> Outcome:
         try:
             return await self.transports[job.lane.tenant.account].send(call)
         except Exception as error:
@@ -357,6 +370,8 @@ class Pump:
 
     def _journaled(self, effects: Sequence[Effect]) -> Iterator[Effect]:
         """Give all other effects, and see to those of such calls in their place."""
+        if self.tracer is not None:
+            self.tracer.observe(effects, self.clock.now())
         for effect in effects:
             if not isinstance(effect, Warn) and effect.job.once:
                 self.for_caller(effect)

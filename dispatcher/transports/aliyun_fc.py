@@ -28,6 +28,7 @@ from dispatcher.core.model import (
     Refused,
     Throttled,
 )
+from dispatcher.core.trace_context import TRACEPARENT, TRACESTATE, carried, jaeger
 from dispatcher.transports import fc_replies, signing
 from dispatcher.transports.credentials import Keyring, Keys
 from dispatcher.transports.wire import (
@@ -62,7 +63,10 @@ OPTIONS: Final = {
     "trace_id": ("x-fc-trace-id", None),
 }
 """What an invocation's `options` may say, the header that carries it, and with which calls."""
+SPAN_CONTEXT: Final = "x-fc-tracing-opentracing-span-context"
+"""What FC's runtimes give functions as the context of their spans."""
 
+_TRACE: Final[tuple[str, ...]] = (TRACEPARENT, TRACESTATE)
 _TYPES: Final = {CallType.ASYNC: "Async", CallType.SYNC: "Sync"}
 _OCTETS: Final = ("content-type", "application/octet-stream")
 _JSON: Final = ("content-type", "application/json; charset=utf-8")
@@ -120,10 +124,14 @@ class FcTransport:
         digest = await body_digest(call.payload)
 
         async def attempt(keys: Keys) -> Outcome:
+            headers = self._headers("POST", "InvokeFunction", target, keys, extra, digest)
+            if TRACEPARENT in call.options:
+                # Not signed: a proxy on the way may be part of the trace.
+                headers.extend(_trace_headers(call))
             reply = await self._wire.exchange(
                 "POST",
                 target.url,
-                self._headers("POST", "InvokeFunction", target, keys, extra, digest),
+                headers,
                 call.payload,
                 timeout=timeout,
                 body_max=REPLY_MAX if waits else ERROR_BODY_MAX,
@@ -259,9 +267,17 @@ def _call_headers(call: Call) -> list[tuple[str, str]]:
     if call.type is CallType.ASYNC:
         headers.append(("x-fc-async-task-id", plain_value("the task id", call.task_id)))
     for name, value in call.options.items():
+        if name in _TRACE:
+            continue  # _trace_headers
         if name not in OPTIONS:
             raise ValueError(f"option {name!r} is none of {', '.join(OPTIONS)}")
         header, only = OPTIONS[name]
         if only is None or only is call.type:
             headers.append((header, plain_value(f"option {name!r}", value).strip()))
     return headers
+
+
+def _trace_headers(call: Call) -> list[tuple[str, str]]:
+    """Return what keeps the function in the trace: FC hands on its own header to it."""
+    trace = carried(call.options[TRACEPARENT], call.options.get(TRACESTATE))
+    return [*trace.items(), (SPAN_CONTEXT, jaeger(trace[TRACEPARENT]))] if trace else []

@@ -1,8 +1,10 @@
 """The transport of AWS Lambda: `Invoke` as `Event` and as `RequestResponse`, signed by hand."""
 
+import base64
 import functools
+import json
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Final, NamedTuple
 
 from multidict import CIMultiDict
@@ -20,6 +22,7 @@ from dispatcher.core.model import (
     Outcome,
     Refused,
 )
+from dispatcher.core.trace_context import TRACEPARENT, TRACESTATE, carried, xray
 from dispatcher.transports import lambda_replies, signing
 from dispatcher.transports.credentials import Keyring, Keys
 from dispatcher.transports.wire import (
@@ -49,7 +52,10 @@ OPTIONS: Final = {
     "tenant_id": "x-amz-tenant-id",
 }
 """What an invocation's `options` may say, and the header that carries it."""
+CLIENT_CONTEXT_MAX: Final = 3583
+"""Characters of it; docs.aws.amazon.com/lambda/latest/api/API_Invoke.html."""
 
+_TRACE: Final[tuple[str, ...]] = (TRACEPARENT, TRACESTATE)
 _TYPES: Final = {CallType.ASYNC: "Event", CallType.SYNC: "RequestResponse"}
 
 # The start of a region's name -> the DNS suffix of its partition, where it is not the public one.
@@ -184,9 +190,13 @@ class LambdaTransport:
         options: list[tuple[str, str]],
         digest: str,
     ) -> CIMultiDict[str]:
-        return self._signed(
+        headers = self._signed(
             "POST", target, keys, [("x-amz-invocation-type", _TYPES[call.type]), *options], digest
         )
+        if TRACEPARENT in call.options:
+            # Not signed, as in AWS's own SDKs: a proxy on the way may be part of the trace.
+            headers.extend(_trace_headers(call))
+        return headers
 
     def _signed(
         self,
@@ -228,10 +238,40 @@ def default_endpoint(region: str) -> str:
 def _option_headers(call: Call) -> list[tuple[str, str]]:
     """Return the headers of a call's options. Raises `ValueError`."""
     headers = []
-    for name, value in call.options.items():
+    waits = call.type is CallType.SYNC
+    options: Mapping[str, str] = call.options
+    if waits and TRACEPARENT in options:
+        options = _with_trace(options)
+    for name, value in options.items():
+        if name in _TRACE:
+            continue  # _trace_headers
         if name not in OPTIONS:
             raise ValueError(f"option {name!r} is none of {', '.join(OPTIONS)}")
         # A log comes back with the reply only: an asynchronous call has none.
-        if name != "log_type" or call.type is CallType.SYNC:
+        if name != "log_type" or waits:
             headers.append((OPTIONS[name], plain_value(f"option {name!r}", value)))
     return headers
+
+
+def _trace_headers(call: Call) -> list[tuple[str, str]]:
+    """Return what keeps the function in the trace: Lambda hands on X-Ray's header to it."""
+    trace = carried(call.options[TRACEPARENT], call.options.get(TRACESTATE))
+    return [*trace.items(), ("x-amzn-trace-id", xray(trace[TRACEPARENT]))] if trace else []
+
+
+def _with_trace(options: Mapping[str, str]) -> Mapping[str, str]:
+    """
+    Put the trace into the client context, which a function that is waited for gets to see.
+
+    A caller's own context stays as it is where there is no room in it.
+    """
+    try:
+        context = json.loads(base64.b64decode(options.get("client_context", "e30=")))
+    except ValueError:
+        return options
+    custom = context.setdefault("custom", {}) if isinstance(context, dict) else None
+    if not isinstance(custom, dict) or TRACEPARENT in custom:
+        return options
+    custom |= {name: options[name] for name in _TRACE if name in options}
+    text = base64.b64encode(json.dumps(context, separators=(",", ":")).encode()).decode()
+    return options if len(text) > CLIENT_CONTEXT_MAX else {**options, "client_context": text}

@@ -11,6 +11,7 @@ from msgspec import UNSET, Struct
 
 from dispatcher.core.callback import is_token
 from dispatcher.core.model import State
+from dispatcher.core.trace_context import TRACEPARENT, TRACESTATE
 from dispatcher.core.views import Acceptance, AccountView
 from dispatcher.errors import Invalid, NotFound
 from dispatcher.web import bodies, ndjson, problems, wire
@@ -18,6 +19,7 @@ from dispatcher.web.access import IS_KNOWN, bearer
 from dispatcher.web.bodies import JSON, NDJSON
 from dispatcher.web.ports import Engine
 from dispatcher.web.routes import Reply, Route
+from dispatcher.web.traces import trace_of
 
 Q = TypeVar("Q", bound=Struct)
 
@@ -53,7 +55,7 @@ class Api:
             return await self._enqueue_many(request)
         body = await bodies.read(request, bodies.BODY_MAX_BYTES)
         key = _key_of_header(request) if KEY_HEADER in request.headers else None
-        invocation = wire.invocation_of(bodies.decode(_invocation, body), key)
+        invocation = wire.invocation_of(bodies.decode(_invocation, body), key, trace_of(request))
         ticket = self._engine.enqueue(invocation, source="http")
         # If the caller leaves meanwhile it is accepted all the same: nothing takes back a commit.
         acceptance = await ticket.accepted()
@@ -63,7 +65,9 @@ class Api:
         if KEY_HEADER in request.headers:
             raise problems.invalid_parameter("each line has a key of its own", KEY_HEADER)
         body = await bodies.read(request, ndjson.BODY_MAX_BYTES)
-        return web.Response(body=await ndjson.accept(self._engine, body), content_type=NDJSON)
+        return web.Response(
+            body=await ndjson.accept(self._engine, body, trace_of(request)), content_type=NDJSON
+        )
 
     async def get(self, request: web.Request) -> web.Response:
         """Show one invocation."""
@@ -169,7 +173,7 @@ class Api:
                 handler=self.enqueue,
                 name="enqueue",
                 summary="Enqueue an invocation, or many as NDJSON.",
-                headers={KEY_HEADER: wire.Key},
+                headers={KEY_HEADER: wire.Key, TRACEPARENT: wire.TraceParent, TRACESTATE: str},
                 bodies={JSON: wire.NewInvocation, NDJSON: str},
                 replies=(
                     msgspec.structs.replace(_ACCEPTED, headers=_LOCATION),

@@ -27,6 +27,7 @@ from dispatcher.web.dropin import DropIn, Engine, Handler, Kind, Trouble, Visit,
 from dispatcher.web.fc_dialects import DIALECTS, FC3, Dialect, answer, refuser
 from dispatcher.web.routes import Route
 from dispatcher.web.signatures import FC
+from dispatcher.web.traces import trace_of_fc
 
 ASYNC_MAX_BYTES: Final = 128 * 1024
 SYNC_MAX_BYTES: Final = bodies.PAYLOAD_MAX_BYTES
@@ -91,7 +92,7 @@ class IngressFc:
         size_max = ASYNC_MAX_BYTES if kind == "async" else SYNC_MAX_BYTES
         visit = await self._desk.admit(request, size_max)
         target = self._target(dialect, request, visit)
-        options = _options(request)
+        options = _options(request) | trace_of_fc(request)
         self._desk.once(visit)
         invocation = Invocation(
             account=target.account,

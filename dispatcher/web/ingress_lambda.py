@@ -28,6 +28,7 @@ from dispatcher.web import bodies
 from dispatcher.web.clients import Clients
 from dispatcher.web.dropin import DropIn, Engine, Handler, Kind, Trouble, Visit, guarded
 from dispatcher.web.routes import Route
+from dispatcher.web.traces import trace_of_lambda
 
 MIB: Final = 1024 * 1024
 SYNC_MAX_BYTES: Final = 6 * MIB
@@ -103,7 +104,8 @@ class IngressLambda:
         if kind == "Event" or visit.client.sync_to_async:
             return await self._accept(request, visit, target, options)
         self._desk.once(visit)
-        invocation = _invocation(visit, target, CallType.SYNC, options)
+        trace = trace_of_lambda(request)
+        invocation = _invocation(visit, target, CallType.SYNC, options | trace)
         return _reply(await self._desk.call(request, visit.client, invocation))
 
     async def later(self, request: web.Request) -> web.Response:
@@ -178,16 +180,17 @@ class IngressLambda:
     async def _accept(
         self, request: web.Request, visit: Visit, target: Target, options: dict[str, str]
     ) -> web.Response:
+        trace = trace_of_lambda(request)
         sdk_id = request.headers.get("amz-sdk-invocation-id", "")
         claim = visit.claim
         if not sdk_id or (claim is not None and "amz-sdk-invocation-id" not in claim.names):
             self._desk.once(visit)
         if sdk_id:
             key = _key(sdk_id, visit, target, options)
-            acceptance = await self._accept_once(visit, target, options, key)
+            acceptance = await self._accept_once(visit, target, options | trace, key)
         else:
             acceptance = await self._desk.enqueue(
-                _invocation(visit, target, CallType.ASYNC, options)
+                _invocation(visit, target, CallType.ASYNC, options | trace)
             )
         # No content type: there is no content.
         return web.Response(status=202, headers={"x-amzn-RequestId": acceptance.id})

@@ -29,9 +29,11 @@ _decoder: Final = msgspec.json.Decoder(wire.NewInvocation)
 _encode_lines: Final = msgspec.json.Encoder().encode_lines
 
 
-async def accept(engine: Engine, body: bytes) -> bytes:
+async def accept(engine: Engine, body: bytes, trace: dict[str, str] | None = None) -> bytes:
     """
     Accept the invocations of *body* and return the lines of the answer, in the same order.
+
+    All of them belong to their caller's *trace*.
 
     Raises a `Refusal` of 413, before any is accepted, when there are too many lines.
     """
@@ -42,7 +44,7 @@ async def accept(engine: Engine, body: bytes) -> bytes:
     batch: list[Invocation | Rejected] = []
     turn = 0
     for line in _lines(body):
-        batch.append(_read(line))
+        batch.append(_read(line, trace))
         turn += 1 + len(line) * TURN_LINES // TURN_BYTES
         if turn >= TURN_LINES:
             turn = 0
@@ -65,12 +67,12 @@ def _lines(body: bytes) -> Iterator[bytes]:
         begin = end + 1
 
 
-def _read(line: bytes) -> Invocation | Rejected:
+def _read(line: bytes, trace: dict[str, str] | None) -> Invocation | Rejected:
     if not line.strip():
         # It has its line in the answer too, or all further ones would seem to belong to others.
         return problems.Malformed("the line is blank")
     try:
-        return wire.invocation_of(decode(_decoder, line))
+        return wire.invocation_of(decode(_decoder, line), trace=trace)
     except Rejected as error:
         return error
 

@@ -59,6 +59,12 @@ Key = Annotated[
         pattern="^[!-~]{1,256}$",
     ),
 ]
+TraceParent = Annotated[
+    str,
+    _said(
+        "The caller's trace (W3C Trace Context), which goes on to the function. Nonsense is none."
+    ),
+]
 Moment = Annotated[str, _said("RFC 3339, UTC.", format="date-time")]
 _BASE64: Final = "^(?:[A-Za-z0-9+/]{4})*(?:[A-Za-z0-9+/]{2}==|[A-Za-z0-9+/]{3}=)?$"
 Base64 = Annotated[bytes, _said("Bytes that are no JSON, in base64.", pattern=_BASE64)]
@@ -246,9 +252,11 @@ class RefusedLine(Struct, frozen=True):
 # -- From one to the other ------------------------------------------------------------------------
 
 
-def invocation_of(body: NewInvocation, key: str | None = None) -> Invocation:
+def invocation_of(
+    body: NewInvocation, key: str | None = None, trace: dict[str, str] | None = None
+) -> Invocation:
     """
-    Return the invocation that *body* asks for; *key* is that of the header.
+    Return the invocation that *body* asks for; *key* is that of the header, *trace* its caller's.
 
     Raises `Invalid` where two fields contradict each other.
     """
@@ -268,6 +276,7 @@ def invocation_of(body: NewInvocation, key: str | None = None) -> Invocation:
         idempotency_key=key,
         type=body.type,
         callback_url=body.callback_url,
+        options=trace or {},
     )
 
 

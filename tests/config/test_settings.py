@@ -151,4 +151,4 @@ def test_every_table_refuses_unknown_keys():
             case _:
                 pass
 
-    assert len(set(walk(inspect.type_info(Settings)))) == 16
+    assert len(set(walk(inspect.type_info(Settings)))) == 17

@@ -71,6 +71,11 @@ def test_files_exist(path):
     assert (ROOT / path).is_file()
 
 
+def test_the_configuration_for_traces_is_one():
+    (text,) = re.findall(r"^```toml\n(.*?)^```", PAGE, re.MULTILINE | re.DOTALL)
+    assert parse(text, base=ROOT).tracing.endpoint == "http://127.0.0.1:4318"
+
+
 def test_every_alert_is_explained_in_the_same_order():
     sections = re.split(r"^### ", PAGE, flags=re.MULTILINE)[1:]
     assert len(sections) > 20

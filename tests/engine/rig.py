@@ -13,7 +13,7 @@ from dispatcher.engine import Engine
 from dispatcher.engine.pump import Trackers
 from dispatcher.engine.times import Clock
 from dispatcher.journals.memory import MemoryJournal
-from dispatcher.ports import Tell
+from dispatcher.ports import Tell, Tracer
 
 SETTINGS = """
 [accounts.main]
@@ -112,6 +112,7 @@ async def rig(
     uniform: Callable[[], float] = lambda: 1.0,
     wall_s: Callable[[], float] | None = None,
     tell: Tell | None = None,
+    tracer: Tracer | None = None,
 ) -> AsyncIterator[Rig]:
     """Run an engine for the length of a test; the end is a drain."""
     config = config or settings()
@@ -128,6 +129,7 @@ async def rig(
         uniform=uniform,
         tell=tell,
     )
+    engine.tracer = tracer
     async with anyio.create_task_group() as tasks:
         await tasks.start(engine.run)
         yield Rig(engine, transport, journal)

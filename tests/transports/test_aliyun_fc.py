@@ -332,3 +332,23 @@ async def test_management_does_not_wait_behind_sends():
 
 def test_the_public_endpoint_bears_the_account():
     assert default_endpoint("1031", "cn-shanghai") == "https://1031.cn-shanghai.fc.aliyuncs.com"
+
+
+# -- Traces ---------------------------------------------------------------------------------------
+
+
+async def test_a_trace_goes_on_in_the_headers_that_functions_see():
+    parent = "00-4bf92f3577b34da6a3ce929d0e0e4736-00f067aa0ba902b7-01"
+    async with opened(accept) as (transport, server):
+        options = {"traceparent": parent, "tracestate": "vendor=1", "trace_id": "own"}
+        assert await transport.send(replace(TASK, options=options)) == Accepted("r")
+        assert await transport.send(replace(TASK, options={"traceparent": "x"})) == Accepted("r")
+        first, second = server.requests
+    context = "4bf92f3577b34da6a3ce929d0e0e4736:00f067aa0ba902b7:0:1"
+    assert first.headers["X-Fc-Tracing-Opentracing-Span-Context"] == context
+    assert first.headers["traceparent"] == parent
+    assert first.headers["tracestate"] == "vendor=1"
+    assert first.headers["X-Fc-Trace-Id"] == "own"
+    # A proxy on the way may be part of the trace, so they are not signed.
+    assert not {"traceparent", "x-fc-tracing-opentracing-span-context"} & set(signed_names(first))
+    assert not {"traceparent", "X-Fc-Tracing-Opentracing-Span-Context"} & set(second.headers)

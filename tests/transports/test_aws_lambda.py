@@ -1,9 +1,11 @@
 """What goes to Lambda, byte for byte; what comes back is in test_lambda_replies.py."""
 
+import base64
 import json
 from collections.abc import AsyncIterator
 from contextlib import aclosing, asynccontextmanager
 from pathlib import Path
+from typing import Any
 
 import anyio
 import botocore
@@ -231,3 +233,67 @@ def test_the_public_endpoint_is_that_of_the_sdk_in_every_partition():
             suffix = partition["outputs"]["dnsSuffix"]
             assert default_endpoint(region) == f"https://lambda.{region}.{suffix}"
     assert regions > 30
+
+
+# -- Traces ---------------------------------------------------------------------------------------
+
+TRACED = {
+    "traceparent": "00-4bf92f3577b34da6a3ce929d0e0e4736-00f067aa0ba902b7-01",
+    "tracestate": "vendor=1",
+}
+XRAY = "Root=1-4bf92f35-77b34da6a3ce929d0e0e4736;Parent=00f067aa0ba902b7;Sampled=1"
+
+
+def context_of(request: Request) -> Any:
+    return json.loads(base64.b64decode(request.headers["X-Amz-Client-Context"]))
+
+
+async def test_a_trace_goes_on_in_x_rays_header_which_is_not_signed():
+    async with opened(accept) as (transport, server):
+        assert await transport.send(replace(EVENT, options=TRACED)) == Accepted("r")
+        (request,) = server.requests
+    assert request.headers["X-Amzn-Trace-Id"] == XRAY
+    assert request.headers["traceparent"] == TRACED["traceparent"]
+    assert request.headers["tracestate"] == "vendor=1"
+    # An event's function does not see the client context.
+    assert "X-Amz-Client-Context" not in request.headers
+    signed = "SignedHeaders=host;x-amz-date;x-amz-invocation-type, "
+    assert signed in request.headers["Authorization"]
+
+
+async def test_who_waits_has_the_trace_in_the_client_context_too():
+    own = {"client": {"installation_id": "i"}, "custom": {"k": "v"}}
+    async with opened(accept) as (transport, server):
+        for context in (None, own):
+            options = dict(TRACED)
+            if context is not None:
+                options["client_context"] = base64.b64encode(json.dumps(context).encode()).decode()
+            await transport.send(replace(WAITING, options=options))
+        first, second = (context_of(request) for request in server.requests)
+    assert first == {"custom": TRACED}
+    assert second == {**own, "custom": {"k": "v", **TRACED}}
+
+
+@pytest.mark.parametrize(
+    "context",
+    [
+        "bm90IGpzb24=",
+        base64.b64encode(b"[1]").decode(),
+        base64.b64encode(b'{"custom":1}').decode(),
+        base64.b64encode(b'{"custom":{"traceparent":"mine"}}').decode(),
+        base64.b64encode(json.dumps({"custom": {"k": "x" * 2600}}).encode()).decode(),
+    ],
+)
+async def test_a_client_context_without_room_for_it_stays_as_it_is(context: str):
+    async with opened(accept) as (transport, server):
+        await transport.send(replace(WAITING, options={**TRACED, "client_context": context}))
+        (request,) = server.requests
+    assert request.headers["X-Amz-Client-Context"] == context
+    assert request.headers["X-Amzn-Trace-Id"] == XRAY
+
+
+async def test_what_is_no_trace_is_left_out():
+    async with opened(accept) as (transport, server):
+        assert await transport.send(replace(EVENT, options={"traceparent": "x"})) == Accepted("r")
+        (request,) = server.requests
+    assert not {"traceparent", "X-Amzn-Trace-Id"} & set(request.headers)
