@@ -17,14 +17,14 @@ import re
 import signal
 import sys
 import time
-from collections.abc import Callable, Coroutine, Sequence
+from collections.abc import Awaitable, Callable, Coroutine, Sequence
 from contextlib import AsyncExitStack
+from functools import partial
 from pathlib import Path
 from typing import Any, Final
 
 import anyio
 import anyio.to_thread
-from aiohttp import web
 from anyio.abc import TaskGroup
 
 from dispatcher.config import Settings, load, needs_restart, warnings
@@ -33,7 +33,7 @@ from dispatcher.errors import ConfigError
 from dispatcher.metrics import make_registry, render
 from dispatcher.systemd import Notifier
 from dispatcher.web import (
-    ACCESS,
+    App,
     Clients,
     IngressFc,
     IngressLambda,
@@ -45,9 +45,6 @@ from dispatcher.web import (
 from dispatcher.wiring import open_engine, run_engine
 
 logger = logging.getLogger("dispatcher.service")
-
-#: Of the main application, to take other keys at a reload.
-CLIENTS: Final = web.AppKey("CLIENTS", Clients)
 
 #: After this long past the drain's own bound the process ends even if something hangs.
 LAST_WORD_S: Final = 10.0
@@ -77,7 +74,6 @@ async def serve(path: Path, *, on_ready: Callable[[tuple[str, ...]], None] | Non
         drop_in = (*IngressLambda(engine, clients).routes(), *IngressFc(engine, clients).routes())
         more_routes = (*drop_in, *dashboard.routes(engine))
         apps = [make_app(engine, settings.server, metrics=metrics, more_routes=more_routes)]
-        apps[0][CLIENTS] = clients
         listener = await stack.enter_async_context(Listener(apps[0], settings.server.listen))
         addresses = listener.addresses
         if settings.metrics.listen is not None:
@@ -87,7 +83,8 @@ async def serve(path: Path, *, on_ready: Callable[[tuple[str, ...]], None] | Non
         engine.listens_at = _url_of(addresses)
         logger.info("listening: %s", ", ".join(addresses))
         async with anyio.create_task_group() as tasks:
-            await tasks.start(_obey_signals, path, engine, apps, tasks, manager)
+            again = partial(reload, path, engine, apps, clients)
+            await tasks.start(_obey_signals, again, engine, tasks, manager)
             # From here on: a journal of millions takes its time to be read.
             tasks.start_soon(manager.watch, lambda: engine.journal.failed() is None)
             async with run_engine(engine):
@@ -106,9 +103,8 @@ def _url_of(addresses: Sequence[str]) -> str:
 
 
 async def _obey_signals(
-    path: Path,
+    again: Callable[[], Awaitable[bool]],
     engine: Engine,
-    apps: Sequence[web.Application],
     tasks: TaskGroup,
     manager: Notifier,
     *,
@@ -120,7 +116,7 @@ async def _obey_signals(
         async for number in signals:
             if number is signal.SIGHUP:
                 manager.reloading()
-                await reload(path, engine, apps)
+                await again()
                 manager.ready()
             elif engine.draining:
                 logger.warning("killed: a second %s", number.name)
@@ -132,7 +128,7 @@ async def _obey_signals(
                 tasks.start_soon(_give_up_after, engine.settings.server.drain_max_s + LAST_WORD_S)
 
 
-async def reload(path: Path, engine: Engine, apps: Sequence[web.Application]) -> bool:
+async def reload(path: Path, engine: Engine, apps: Sequence[App], clients: Clients) -> bool:
     """Take the configuration at *path* anew; what is wrong with it changes nothing."""
     try:
         settings = await anyio.to_thread.run_sync(load, path)
@@ -140,9 +136,9 @@ async def reload(path: Path, engine: Engine, apps: Sequence[web.Application]) ->
         _check_changes(engine.settings, settings)
         keys_of_clients = await Clients.read(settings)
         for app in apps:
-            await app[ACCESS].reload(settings.server)
+            await app.access.reload(settings.server)
         engine.reconfigure(settings)
-        apps[0][CLIENTS].take(settings, keys_of_clients)
+        clients.take(settings, keys_of_clients)
     except ConfigError as error:
         logger.error("config_refused: %s", error)  # noqa: TRY400 -- the trace says nothing more
         engine.reloads["refused",] += 1

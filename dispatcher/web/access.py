@@ -11,45 +11,31 @@ import hashlib
 import hmac
 import ipaddress
 import os
-from collections.abc import Iterable
 from typing import Final
 
-from aiohttp import hdrs, web
+from aiohttp import hdrs
 
 from dispatcher.config import ServerSettings, tokens
 from dispatcher.core.callback import is_token
 from dispatcher.errors import ConfigError
 from dispatcher.web import problems
+from dispatcher.web.connection import Request
 
 _CHALLENGE: Final = {"WWW-Authenticate": 'Bearer realm="dispatcher"'}
-
-
-IS_KNOWN: Final = web.RequestKey("IS_KNOWN", bool)
-"""Of each request that may go on: it showed one of the server's tokens."""
 
 
 class Access:
     """Judges requests before anything of them is read."""
 
-    def __init__(
-        self,
-        server: ServerSettings,
-        open_paths: Iterable[str] = (),
-        *,
-        own_token_paths: Iterable[str] = (),
-        any_address: bool = False,
-    ) -> None:
+    def __init__(self, server: ServerSettings, *, any_address: bool = False) -> None:
         """
-        Serve the hosts of *server*; at *open_paths* no token is asked for.
+        Serve the hosts of *server*.
 
-        *own_token_paths*, as the router spells them, judge tokens of invocations themselves.
         *any_address*: also by any IP address, which no page can make to point somewhere else.
         """
         self._any_address = any_address
         self._hosts = frozenset(_bare(host) for host in server.hosts)
         self._token_file = server.token_file
-        self._open_paths = frozenset(open_paths)
-        self._own_token_paths = frozenset(own_token_paths)
         self._digests: tuple[bytes, ...] = ()
         self._uids = frozenset(server.unix_uids)
 
@@ -72,9 +58,7 @@ class Access:
         self._digests = digests
         self._uids = frozenset(server.unix_uids)
 
-    def check(
-        self, request: web.Request, *, token_wanted: bool, peer_uid: int | None = None
-    ) -> bool:
+    def check(self, request: Request, *, token_wanted: bool, peer_uid: int | None = None) -> bool:
         """
         Raise a `Refusal` unless the request may go on; return whether it showed a token of ours.
 
@@ -92,28 +76,17 @@ class Access:
             )
         self._check_site(request, host)
         is_known = self._knows(request.headers.get(hdrs.AUTHORIZATION, ""))
-        if self._token_file is None or not token_wanted or self._is_open(request):
+        if is_known or self._token_file is None or not token_wanted:
             return is_known
-        if not is_known and not self._is_judged_elsewhere(request):
+        if not _is_open(request):
             raise problems.refusal(401, "send Authorization: Bearer TOKEN", headers=_CHALLENGE)
         return is_known
-
-    def _is_open(self, request: web.Request) -> bool:
-        resource = request.match_info.route.resource
-        path = request.path if resource is None else resource.canonical
-        return path in self._open_paths
-
-    def _is_judged_elsewhere(self, request: web.Request) -> bool:
-        resource = request.match_info.route.resource
-        if resource is None or resource.canonical not in self._own_token_paths:
-            return False
-        return is_token(bearer(request) or "")
 
     def _serves(self, authority: str) -> bool:
         host = _bare(_without_port(authority))
         return host in self._hosts or (self._any_address and _is_address(host))
 
-    def _check_site(self, request: web.Request, host: str) -> None:
+    def _check_site(self, request: Request, host: str) -> None:
         """Refuse what a page of another site sends, but let people follow links to here."""
         headers = request.headers
         site = headers.get("Sec-Fetch-Site")
@@ -139,7 +112,15 @@ class Access:
         return known and scheme.lower() == "bearer"
 
 
-def bearer(request: web.Request) -> str | None:
+def _is_open(request: Request) -> bool:
+    """Tell whether a request needs no token of ours, or shows one that its handler will judge."""
+    route = request.route
+    if route is None or route.is_open:
+        return route is not None
+    return route.takes_own_tokens and is_token(bearer(request) or "")
+
+
+def bearer(request: Request) -> str | None:
     """Return the bearer token that *request* shows, whatever it is worth."""
     scheme, _, token = request.headers.get(hdrs.AUTHORIZATION, "").partition(" ")
     return token.strip() or None if scheme.lower() == "bearer" else None

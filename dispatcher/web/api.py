@@ -6,7 +6,7 @@ from collections.abc import Awaitable, Callable
 from typing import Final, TypeVar
 
 import msgspec
-from aiohttp import hdrs, web
+from aiohttp import hdrs
 from msgspec import UNSET, Struct
 
 from dispatcher.core.callback import is_token
@@ -15,9 +15,11 @@ from dispatcher.core.trace_context import TRACEPARENT, TRACESTATE
 from dispatcher.core.views import Acceptance, AccountView
 from dispatcher.errors import Invalid, NotFound
 from dispatcher.web import bodies, ndjson, problems, wire
-from dispatcher.web.access import IS_KNOWN, bearer
-from dispatcher.web.bodies import JSON, NDJSON
+from dispatcher.web.access import bearer
+from dispatcher.web.bodies import NDJSON
+from dispatcher.web.connection import Request
 from dispatcher.web.ports import Engine
+from dispatcher.web.response import JSON, Response
 from dispatcher.web.routes import Reply, Route
 from dispatcher.web.traces import trace_of
 
@@ -49,7 +51,7 @@ class Api:
 
     # -- Invocations ---------------------------------------------------------------------------
 
-    async def enqueue(self, request: web.Request) -> web.Response:
+    async def enqueue(self, request: Request) -> Response:
         """Accept one invocation, or many."""
         if bodies.content_type(request, (JSON, NDJSON)) == NDJSON:
             return await self._enqueue_many(request)
@@ -61,20 +63,20 @@ class Api:
         acceptance = await ticket.accepted()
         return _json(acceptance, 202, {hdrs.LOCATION: f"/v1/invocations/{acceptance.id}"})
 
-    async def _enqueue_many(self, request: web.Request) -> web.Response:
+    async def _enqueue_many(self, request: Request) -> Response:
         if KEY_HEADER in request.headers:
             raise problems.invalid_parameter("each line has a key of its own", KEY_HEADER)
         body = await bodies.read(request, ndjson.BODY_MAX_BYTES)
-        return web.Response(
+        return Response(
             body=await ndjson.accept(self._engine, body, trace_of(request)), content_type=NDJSON
         )
 
-    async def get(self, request: web.Request) -> web.Response:
+    async def get(self, request: Request) -> Response:
         """Show one invocation."""
         view = await self._engine.get(_id(request))
         return _json(wire.described(view, time.time()))
 
-    async def find(self, request: web.Request) -> web.Response:
+    async def find(self, request: Request) -> Response:
         """Show a page of invocations."""
         wanted = _query(request, wire.Listing)
         state = None if wanted.state is UNSET else wanted.state
@@ -90,31 +92,31 @@ class Api:
             wire.Page([wire.described(view, now_s, results=False) for view in views], cursor)
         )
 
-    async def cancel(self, request: web.Request) -> web.Response:
+    async def cancel(self, request: Request) -> Response:
         """Cancel one that waits, or have the cloud stop it."""
         invocation_id = _id(request)
         state = await self._engine.cancel(invocation_id)
         status = 200 if state is State.CANCELLED else 202
         return _json(wire.Cancelled(invocation_id, state), status)
 
-    async def complete(self, request: web.Request) -> web.Response:
+    async def complete(self, request: Request) -> Response:
         """Take the news that a function has ended, from the function or from an operator."""
         invocation_id = _id(request)
         shown = bearer(request) or ""
-        token = shown if is_token(shown) and not request[IS_KNOWN] else None
+        token = shown if is_token(shown) and not request.is_known else None
         bodies.content_type(request, (JSON,))
         body = await bodies.read(request, bodies.BODY_MAX_BYTES)
         completion = wire.completion_of(bodies.decode(_completion, body), invocation_id)
-        await self._engine.complete(completion, token=token, is_known=request[IS_KNOWN])
-        return web.Response(status=204)
+        await self._engine.complete(completion, token=token, is_known=request.is_known)
+        return Response(204)
 
-    async def redrive(self, request: web.Request) -> web.Response:
+    async def redrive(self, request: Request) -> Response:
         """Let a dead one wait again."""
         await bodies.nothing(request)
         await self._engine.redrive(_id(request))
         return _json(wire.Redriven(1), 202)
 
-    async def redrive_dead(self, request: web.Request) -> web.Response:
+    async def redrive_dead(self, request: Request) -> Response:
         """Let many dead ones wait again."""
         await bodies.nothing(request)
         wanted = wire.query_of(_query(request, wire.Filter), State.DEAD)
@@ -122,33 +124,33 @@ class Api:
 
     # -- Accounts ------------------------------------------------------------------------------
 
-    async def accounts(self, request: web.Request) -> web.Response:  # noqa: ARG002 -- a handler
+    async def accounts(self, request: Request) -> Response:  # noqa: ARG002 -- a handler
         """Show all accounts."""
         return _json(wire.Accounts(self._engine.accounts()))
 
-    async def account(self, request: web.Request) -> web.Response:
+    async def account(self, request: Request) -> Response:
         """Show one account."""
-        return _json(self._engine.account(request.match_info["account"]))
+        return _json(self._engine.account(request.parameters["account"]))
 
-    async def pause(self, request: web.Request) -> web.Response:
+    async def pause(self, request: Request) -> Response:
         """Stop sending what belongs to an account or to a function."""
         await bodies.nothing(request)
-        self._engine.pause(request.match_info["account"], _function(request))
-        return web.Response(status=204)
+        self._engine.pause(request.parameters["account"], _function(request))
+        return Response(204)
 
-    async def resume(self, request: web.Request) -> web.Response:
+    async def resume(self, request: Request) -> Response:
         """Send again."""
         await bodies.nothing(request)
-        self._engine.resume(request.match_info["account"], _function(request))
-        return web.Response(status=204)
+        self._engine.resume(request.parameters["account"], _function(request))
+        return Response(204)
 
     # -- Operation -----------------------------------------------------------------------------
 
-    async def alive(self, request: web.Request) -> web.Response:  # noqa: ARG002 -- a handler
+    async def alive(self, request: Request) -> Response:  # noqa: ARG002 -- a handler
         """Say that the process answers at all."""
         return _json(wire.Health("alive"))
 
-    async def ready(self, request: web.Request) -> web.Response:  # noqa: ARG002 -- a handler
+    async def ready(self, request: Request) -> Response:  # noqa: ARG002 -- a handler
         """Say whether invocations can be accepted."""
         why_not = self._engine.not_ready()
         if why_not is not None:
@@ -250,7 +252,7 @@ class Api:
         )
 
     def _account_routes(self) -> tuple[Route, ...]:
-        def switch(verb: str, handler: Callable[[web.Request], Awaitable[web.Response]]) -> Route:
+        def switch(verb: str, handler: Callable[[Request], Awaitable[Response]]) -> Route:
             return Route(
                 method="POST",
                 path=f"/v1/accounts/{{account}}/{verb}",
@@ -325,9 +327,9 @@ def health_routes(engine: Engine) -> tuple[Route, ...]:
 def metrics_route(metrics: Metrics) -> Route:
     """Return the request for the metrics, which a listener of its own may serve as well."""
 
-    async def handler(request: web.Request) -> web.Response:
+    async def handler(request: Request) -> Response:
         page, content_type = await metrics(request.headers.get(hdrs.ACCEPT, ""))
-        return web.Response(body=page, headers={hdrs.CONTENT_TYPE: content_type})
+        return Response(body=page, headers={hdrs.CONTENT_TYPE: content_type})
 
     return Route(
         method="GET",
@@ -342,26 +344,26 @@ def metrics_route(metrics: Metrics) -> Route:
     )
 
 
-def _json(body: object, status: int = 200, headers: dict[str, str] | None = None) -> web.Response:
-    return web.Response(status=status, body=_encode(body), content_type=JSON, headers=headers)
+def _json(body: object, status: int = 200, headers: dict[str, str] | None = None) -> Response:
+    return Response(status, _encode(body), headers, content_type=JSON)
 
 
-def _id(request: web.Request) -> str:
-    invocation_id = request.match_info["id"]
+def _id(request: Request) -> str:
+    invocation_id = request.parameters["id"]
     if not _ID.fullmatch(invocation_id):
         raise NotFound("this cannot be the id of an invocation")
     return invocation_id
 
 
-def _function(request: web.Request) -> str | None:
+def _function(request: Request) -> str | None:
     """Return the function that the path names; None: it names none."""
-    function = request.match_info.get("function")
+    function = request.parameters.get("function")
     if function is not None and not _FUNCTION.fullmatch(function):
         raise NotFound("this cannot be the name of a function")
     return function
 
 
-def _key_of_header(request: web.Request) -> str:
+def _key_of_header(request: Request) -> str:
     """Return the idempotency key, with or without the quotation marks of a structured field."""
     keys = set(request.headers.getall(KEY_HEADER))
     key = keys.pop()
@@ -374,7 +376,7 @@ def _key_of_header(request: web.Request) -> str:
     return key
 
 
-def _query(request: web.Request, kind: type[Q]) -> Q:
+def _query(request: Request, kind: type[Q]) -> Q:
     """Read the query parameters. Raises a `Refusal` that names the wrong one."""
     given = request.query
     for name in given:

@@ -5,16 +5,15 @@ import re
 from typing import Final, TypeVar
 
 import msgspec
-from aiohttp import hdrs, web
-from aiohttp.http_exceptions import HttpProcessingError
+from aiohttp import hdrs
 
 from dispatcher.errors import Invalid
 from dispatcher.web import problems
-from dispatcher.web.guard import connection_of
+from dispatcher.web.connection import BrokenBody, Request
+from dispatcher.web.response import JSON
 
 T = TypeVar("T")
 
-JSON: Final = "application/json"
 NDJSON: Final = "application/x-ndjson"
 
 PAYLOAD_MAX_BYTES: Final = 32 * 1024 * 1024
@@ -31,7 +30,7 @@ NOTHING_MAX_BYTES: Final = 1024
 _CLOSE: Final = {"Connection": "close"}
 
 
-def content_type(request: web.Request, allowed: tuple[str, ...]) -> str:
+def content_type(request: Request, allowed: tuple[str, ...]) -> str:
     """Return the content type of *request*, one of *allowed*; raises a `Refusal` of 415."""
     essence = request.headers.get(hdrs.CONTENT_TYPE, "")
     if essence not in allowed:
@@ -46,7 +45,7 @@ def content_type(request: web.Request, allowed: tuple[str, ...]) -> str:
     return essence
 
 
-async def read(request: web.Request, size_max: int) -> bytes:
+async def read(request: Request, size_max: int) -> bytes:
     """
     Return the body, of at most *size_max* bytes.
 
@@ -62,25 +61,25 @@ async def read(request: web.Request, size_max: int) -> bytes:
             body = content.read_nowait()  # it came together with its head, as most do
         else:
             body = await _receive(request, size_max)
-    except (web.RequestPayloadError, HttpProcessingError) as error:
+    except BrokenBody as error:
         raise problems.refusal(400, "the body is not framed as HTTP wants it") from error
     if len(body) > size_max:
         raise _too_large(size_max)
     return body
 
 
-async def nothing(request: web.Request) -> None:
+async def nothing(request: Request) -> None:
     """Make sure that a request that says all in its path has no content, or JSON like `{}`."""
-    if request.body_exists and await read(request, NOTHING_MAX_BYTES):
+    if await read(request, NOTHING_MAX_BYTES):
         content_type(request, (JSON,))
 
 
-async def _receive(request: web.Request, size_max: int) -> bytes:
+async def _receive(request: Request, size_max: int) -> bytes:
     """Collect a body that is still on its way."""
-    connection = connection_of(request)
+    connection = request.connection
     limits = connection.limits
     if hdrs.EXPECT in request.headers:
-        await _ask_to_go_on(request)
+        connection.ask_to_go_on()
     body = bytearray()
     begun_s = asyncio.get_running_loop().time()
     try:
@@ -101,19 +100,14 @@ async def _receive(request: web.Request, size_max: int) -> bytes:
     return bytes(body)
 
 
-async def expect(request: web.Request) -> web.Response | None:
+def check_expectation(request: Request) -> None:
     """
-    Hear an `Expect` without answering it yet.
+    Hear an `Expect` without answering it yet. Raises a `Refusal` of 417.
 
     Whether the body is wanted is only known once the request has been judged by its head.
     """
-    if request.headers.get(hdrs.EXPECT, "").lower() == "100-continue":
-        return None
-    return problems.refusal(417, "the only expectation that can be met is 100-continue").reply()
-
-
-async def _ask_to_go_on(request: web.Request) -> None:
-    await request.writer.write(b"HTTP/1.1 100 Continue\r\n\r\n")
+    if request.headers.get(hdrs.EXPECT, "").lower() != "100-continue":
+        raise problems.refusal(417, "the only expectation that can be met is 100-continue")
 
 
 def _too_large(size_max: int) -> problems.Refusal:

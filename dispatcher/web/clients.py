@@ -12,13 +12,13 @@ import time
 from collections.abc import Callable, Mapping
 from typing import Final
 
-from aiohttp import web
 from msgspec import Struct
 
 from dispatcher.config import AccountSettings, ClientSettings, Settings, secret
 from dispatcher.core.canonical import SIGV4
 from dispatcher.core.model import Provider
 from dispatcher.errors import ConfigError
+from dispatcher.web.connection import Request
 from dispatcher.web.signatures import (
     FC,
     SKEW_MAX_S,
@@ -78,7 +78,7 @@ class Clients:
         self.accounts = settings.accounts
         self._by_key = known
 
-    def anyone_of(self, request: web.Request) -> Client | None:
+    def anyone_of(self, request: Request) -> Client | None:
         """Return the client for unverified callers on this machine, None where keys are wanted."""
         if self._by_key:
             return None
@@ -88,10 +88,9 @@ class Clients:
             )
         return Client(name="", account=None, wait_max_s=WAIT_MAX_S)
 
-    def claim(self, request: web.Request, schemes: frozenset[str]) -> tuple[Head, Claim]:
+    def claim(self, request: Request, schemes: frozenset[str]) -> tuple[Head, Claim]:
         """Judge a request by its head. Raises `Unproved`."""
-        # Not `raw_path` alone: the query and an absolute target belong to it.
-        whole = head(request.method, request.raw_path, request.headers)
+        whole = head(request.method, request.target, request.headers)
         claimed = claim(whole, schemes, self._clock())
         if claimed.access_key_id not in self._by_key:
             raise Unproved(Fault.UNKNOWN_KEY, "the access key id is not one of [clients]")
@@ -183,10 +182,10 @@ def _client(name: str, settings: ClientSettings) -> Client:
     )
 
 
-def _is_local(request: web.Request) -> bool:
-    peer = request.transport.get_extra_info("peername") if request.transport else None
+def _is_local(request: Request) -> bool:
+    peer = request.connection.peer
     if not isinstance(peer, tuple):
-        return request.transport is not None  # a Unix socket
+        return True  # a Unix socket
     address = ipaddress.ip_address(peer[0].partition("%")[0])
     mapped = getattr(address, "ipv4_mapped", None)
     return (mapped or address).is_loopback

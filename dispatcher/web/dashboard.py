@@ -8,18 +8,20 @@ it shows is taken once a second, however many look at it, and not at all while n
 import asyncio
 import hashlib
 import time
-from collections.abc import Mapping
+from collections.abc import AsyncGenerator, Mapping
 from importlib import resources
 from importlib.resources.abc import Traversable
 from typing import Final, Protocol, TypeVar
 
 import msgspec
-from aiohttp import hdrs, web
+from aiohttp import hdrs
 from msgspec import Struct
 
 from dispatcher.core.views import AccountView, Labels, Statistics
 from dispatcher.version import __version__
 from dispatcher.web import problems
+from dispatcher.web.connection import Request
+from dispatcher.web.response import Response
 from dispatcher.web.routes import Handler, Reply, Route
 from dispatcher.web.wire import moment
 
@@ -156,22 +158,22 @@ class Stream:
         self.taken = 0
         """Pictures that have been taken so far."""
 
-    async def serve(self, request: web.Request) -> web.StreamResponse:
+    async def serve(self, _: Request) -> Response:
         """Show one viewer every picture until it leaves or the process drains."""
         if self._viewers >= VIEWERS_MAX:
             raise problems.refusal(503, f"{VIEWERS_MAX} others look at the dashboard already")
-        response = web.StreamResponse()
-        response.content_type = "text/event-stream"
+        return Response(body=self._pictures(), content_type="text/event-stream")
+
+    async def _pictures(self) -> AsyncGenerator[bytes, None]:
         loop = asyncio.get_running_loop()
         self._viewers += 1
         try:
-            await response.prepare(request)
             while True:
                 tick = int(loop.time() / self._every_s)
                 # A viewer that is slow to read has no use for the pictures in between.
-                await response.write(self._at(tick))
+                yield self._at(tick)
                 if self._engine.draining:
-                    return response
+                    return
                 await asyncio.sleep((tick + 1) * self._every_s - loop.time())
         finally:
             self._viewers -= 1
@@ -221,10 +223,10 @@ def _file(kind: str, body: bytes) -> Handler:
     tag = f'"{hashlib.sha256(body).hexdigest()[:32]}"'
     headers = {**_HEADERS, hdrs.ETAG: tag, hdrs.CONTENT_TYPE: f"{kind}; charset=utf-8"}
 
-    async def handler(request: web.Request) -> web.Response:
+    async def handler(request: Request) -> Response:
         if request.headers.get(hdrs.IF_NONE_MATCH) == tag:
-            return web.Response(status=304, headers={**_HEADERS, hdrs.ETAG: tag})
-        return web.Response(body=body, headers=headers)
+            return Response(304, headers={**_HEADERS, hdrs.ETAG: tag})
+        return Response(body=body, headers=headers)
 
     return handler
 

@@ -10,7 +10,6 @@ from collections.abc import Awaitable, Callable, Mapping
 from enum import StrEnum
 from typing import Final, Protocol
 
-from aiohttp import web
 from msgspec import Struct
 
 from dispatcher.config import AccountSettings
@@ -25,9 +24,10 @@ from dispatcher.errors import (
 )
 from dispatcher.web import bodies, problems
 from dispatcher.web.clients import Client, Clients, only_account
-from dispatcher.web.guard import connection_of
+from dispatcher.web.connection import Request
 from dispatcher.web.ports import Engine as AnyEngine
 from dispatcher.web.ports import Ticket
+from dispatcher.web.response import Response
 from dispatcher.web.signatures import Claim, Head, Unproved
 
 RETRY_AFTER_S: Final = 1.0
@@ -113,7 +113,7 @@ class Visit(Struct, frozen=True):
     claim: Claim | None
 
 
-Handler = Callable[[web.Request], Awaitable[web.StreamResponse]]
+Handler = Callable[[Request], Awaitable[Response]]
 
 
 class DropIn:
@@ -130,7 +130,7 @@ class DropIn:
 
     # -- Who calls
 
-    async def admit(self, request: web.Request, size_max: int) -> Visit:
+    async def admit(self, request: Request, size_max: int) -> Visit:
         """Return who calls, once that is proved, and the body. Raises what `trouble` explains."""
         anyone = self._clients.anyone_of(request)
         if anyone is not None:
@@ -174,22 +174,22 @@ class DropIn:
         ticket = self._engine.enqueue(invocation, source=self._source, key_space=key_space)
         return await ticket.accepted()
 
-    async def call(self, request: web.Request, client: Client, invocation: Invocation) -> Replied:
+    async def call(self, request: Request, client: Client, invocation: Invocation) -> Replied:
         """Return the function's reply; a caller that leaves meanwhile takes its call along."""
-        with connection_of(request).unless_lost():
+        with request.connection.unless_lost():
             answer = await self._engine.call(
                 invocation, source=self._source, wait_max_s=client.wait_max_s
             )
         return _replied(answer)
 
 
-Refuse = Callable[[web.Request, Trouble], web.Response]
+Refuse = Callable[[Request, Trouble], Response]
 
 
 def guarded(handler: Handler, refuse: Refuse) -> Handler:
     """Return *handler*, with *refuse* to tell of all trouble that it may run into."""
 
-    async def answer(request: web.Request) -> web.StreamResponse:
+    async def answer(request: Request) -> Response:
         try:
             return await handler(request)
         except (Trouble, Unproved, DispatcherError, problems.Refusal) as error:

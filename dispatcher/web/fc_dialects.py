@@ -5,11 +5,11 @@ from collections.abc import Mapping
 from typing import Final
 
 import msgspec
-from aiohttp import web
 from msgspec import Struct
 
-from dispatcher.web.bodies import JSON
+from dispatcher.web.connection import Request
 from dispatcher.web.dropin import Kind, Refuse, Trouble
+from dispatcher.web.response import JSON, Response
 
 
 class Dialect(Struct, frozen=True, kw_only=True):
@@ -106,7 +106,7 @@ def refuser(dialect: Dialect) -> Refuse:
     """Return what answers with an error in the words of *dialect*."""
     code_key, message_key = dialect.error_keys
 
-    def refuse(_: web.Request, trouble: Trouble) -> web.Response:
+    def refuse(_: Request, trouble: Trouble) -> Response:
         status, code = trouble.cloud or _ERRORS.get(trouble.kind, (400, "InvalidArgument"))
         if trouble.kind is Kind.TASK_EXISTS:
             status, code = 409, dialect.task_exists
@@ -119,9 +119,9 @@ def refuser(dialect: Dialect) -> Refuse:
     return refuse
 
 
-def answer(fields: object, request_id: str = "", status: int = 200) -> web.Response:
+def answer(fields: object, request_id: str = "", status: int = 200) -> Response:
     """Answer with JSON."""
-    return web.Response(
+    return Response(
         status=status,
         body=msgspec.json.encode(fields),
         headers={"X-Fc-Request-Id": request_id or str(uuid.uuid4())},

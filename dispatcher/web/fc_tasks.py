@@ -3,11 +3,11 @@
 import base64
 from typing import Final
 
-from aiohttp import web
 from msgspec import Struct
 
 from dispatcher.config import AccountSettings
 from dispatcher.core.model import CallType, Query, Record, State
+from dispatcher.web.connection import Request
 from dispatcher.web.dropin import Engine, Kind, Trouble
 from dispatcher.web.fc_dialects import FC3, Dialect
 
@@ -124,7 +124,7 @@ class Wanted(Struct, frozen=True, kw_only=True):
 
 
 def wanted(
-    request: web.Request, dialect: Dialect, account: str, function: str, qualifier: str | None
+    request: Request, dialect: Dialect, account: str, function: str, qualifier: str | None
 ) -> Wanted:
     """Read the parameters of a list. Raises `Trouble`."""
     get = request.query.get
@@ -148,7 +148,7 @@ def wanted(
     )
 
 
-def _number(request: web.Request, name: str) -> int | None:
+def _number(request: Request, name: str) -> int | None:
     text = request.query.get(name) or ""
     if not text:
         return None
@@ -157,7 +157,7 @@ def _number(request: web.Request, name: str) -> int | None:
     return int(text)
 
 
-def _limit(request: web.Request) -> int:
+def _limit(request: Request) -> int:
     limit = _number(request, "limit")
     if limit is None:
         return LIMIT_DEFAULT

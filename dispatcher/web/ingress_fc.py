@@ -12,7 +12,7 @@ from collections.abc import Iterator
 from functools import partial
 from typing import Final, NamedTuple
 
-from aiohttp import hdrs, web
+from aiohttp import hdrs
 from msgspec.structs import replace
 
 from dispatcher.config import AccountSettings
@@ -23,8 +23,10 @@ from dispatcher.core.views import View
 from dispatcher.errors import KeyReused, NotFound, NotPossible
 from dispatcher.web import bodies, fc_tasks
 from dispatcher.web.clients import Clients
+from dispatcher.web.connection import Request
 from dispatcher.web.dropin import DropIn, Engine, Handler, Kind, Trouble, Visit, guarded
 from dispatcher.web.fc_dialects import DIALECTS, FC3, Dialect, answer, refuser
+from dispatcher.web.response import Response
 from dispatcher.web.routes import Route
 from dispatcher.web.signatures import FC
 from dispatcher.web.traces import trace_of_fc
@@ -84,7 +86,7 @@ class IngressFc:
 
     # -- Operations
 
-    async def invoke(self, dialect: Dialect, request: web.Request) -> web.Response:
+    async def invoke(self, dialect: Dialect, request: Request) -> Response:
         """InvokeFunction."""
         kind = request.headers.get("x-fc-invocation-type", "").lower() or "sync"
         if kind not in ("sync", "async"):
@@ -107,7 +109,7 @@ class IngressFc:
             return await self._accept(dialect, request, invocation)
         return _reply(await self._desk.call(request, visit.client, invocation))
 
-    async def get(self, dialect: Dialect, request: web.Request) -> web.Response:
+    async def get(self, dialect: Dialect, request: Request) -> Response:
         """GetAsyncTask, GetStatefulAsyncInvocation."""
         visit = await self._desk.admit(request, bodies.NOTHING_MAX_BYTES)
         target = self._target(dialect, request, visit)
@@ -115,7 +117,7 @@ class IngressFc:
         payload = await self._engine.payload(record.id)
         return answer(fc_tasks.shown(record, target.rules, dialect, payload))
 
-    async def list(self, dialect: Dialect, request: web.Request) -> web.Response:
+    async def list(self, dialect: Dialect, request: Request) -> Response:
         """ListAsyncTasks, ListStatefulAsyncInvocations."""
         visit = await self._desk.admit(request, bodies.NOTHING_MAX_BYTES)
         target = self._target(dialect, request, visit)
@@ -130,7 +132,7 @@ class IngressFc:
             fields["nextToken"] = token
         return answer(fields)
 
-    async def stop(self, dialect: Dialect, request: web.Request) -> web.Response:
+    async def stop(self, dialect: Dialect, request: Request) -> Response:
         """StopAsyncTask, StopStatefulAsyncInvocation; one that has ended is stopped already."""
         visit = await self._desk.admit(request, bodies.NOTHING_MAX_BYTES)
         target = self._target(dialect, request, visit)
@@ -146,20 +148,20 @@ class IngressFc:
                     raise Trouble(Kind.TASK_ENDED, str(error)) from error
         if dialect.stop_status == 200:
             return answer({})
-        return web.Response(status=204, headers={"X-Fc-Request-Id": str(uuid.uuid4())})
+        return Response(status=204, headers={"X-Fc-Request-Id": str(uuid.uuid4())})
 
-    async def unknown(self, _: Dialect, request: web.Request) -> web.Response:
+    async def unknown(self, _: Dialect, request: Request) -> Response:
         """Any other operation."""
         await self._desk.admit(request, SYNC_MAX_BYTES)
         raise Trouble(Kind.NO_OPERATION, "the dispatcher serves invocations and their tasks only")
 
     # -- Steps
 
-    def _target(self, dialect: Dialect, request: web.Request, visit: Visit) -> Target:
+    def _target(self, dialect: Dialect, request: Request, visit: Visit) -> Target:
         """Return what the path and the query name. Raises `Trouble`."""
-        function, named = request.match_info["function"], None
+        function, named = request.parameters["function"], None
         if dialect is not FC3:
-            service, _, named = request.match_info["service"].partition(".")
+            service, _, named = request.parameters["service"].partition(".")
             if not (service and _NAME.fullmatch(service)):
                 raise Trouble(Kind.INVALID, f"{service[:200]!r} is not the name of a service")
             function = f"{service}${function}"
@@ -174,9 +176,7 @@ class IngressFc:
             raise Trouble(Kind.NO_FUNCTION, f"function '{function}' does not exist")
         return Target(account, rules, function, qualifier)
 
-    async def _accept(
-        self, dialect: Dialect, request: web.Request, invocation: Invocation
-    ) -> web.Response:
+    async def _accept(self, dialect: Dialect, request: Request, invocation: Invocation) -> Response:
         chosen = request.headers.get(dialect.task_header) or None
         if chosen is not None and not _TASK_ID.fullmatch(chosen):
             raise Trouble(Kind.INVALID, f"{dialect.task_header} is not a task id")
@@ -196,11 +196,11 @@ class IngressFc:
             raise exists
         # No content type: @alicloud/fc2 would take the empty body for broken JSON.
         headers = dict.fromkeys(dialect.reply_headers, chosen or acceptance.id)
-        return web.Response(status=202, headers={"X-Fc-Request-Id": acceptance.id, **headers})
+        return Response(status=202, headers={"X-Fc-Request-Id": acceptance.id, **headers})
 
-    async def _task(self, request: web.Request, target: Target) -> View:
+    async def _task(self, request: Request, target: Target) -> View:
         """Return the invocation that a caller means by a task's id. Raises `Trouble`."""
-        named = request.match_info["task"]
+        named = request.parameters["task"]
         view = None
         if _TASK_ID.fullmatch(named):
             key = _key(target.function, named)
@@ -230,7 +230,7 @@ def _key(function: str, task_id: str) -> str:
     return hashlib.blake2b(f"{function}\0{task_id}".encode(), digest_size=20).hexdigest()
 
 
-def _options(request: web.Request) -> dict[str, str]:
+def _options(request: Request) -> dict[str, str]:
     """Return what travels on to Function Compute beside the payload. Raises `Trouble`."""
     options = {}
     for name, header in (("log_type", "x-fc-log-type"), ("trace_id", "x-fc-trace-id")):
@@ -241,7 +241,7 @@ def _options(request: web.Request) -> dict[str, str]:
     return options
 
 
-def _delay_s(request: web.Request) -> float:
+def _delay_s(request: Request) -> float:
     """Return how long the caller wants it kept; it is kept here, and not sent on."""
     text = request.headers.get("x-fc-async-delay") or "0"
     if not _DIGITS.fullmatch(text) or int(text) > SECONDS_MAX:
@@ -249,7 +249,7 @@ def _delay_s(request: web.Request) -> float:
     return float(text)
 
 
-def _reply(reply: Replied) -> web.Response:
+def _reply(reply: Replied) -> Response:
     """Hand on what the function gave, with the headers that tell of its run."""
     failure = reply.failure
     if failure is not None and failure.kind == "reply_too_large":
@@ -259,4 +259,4 @@ def _reply(reply: Replied) -> web.Response:
         raise Trouble(Kind.BAD_REPLY, failure.message, cloud=cloud)
     headers = {"X-Fc-Request-Id": reply.request_id or str(uuid.uuid4()), **dict(reply.headers)}
     headers.setdefault(hdrs.CONTENT_TYPE, "application/octet-stream")
-    return web.Response(status=reply.status, body=reply.payload, headers=headers)
+    return Response(status=reply.status, body=reply.payload, headers=headers)

@@ -16,7 +16,7 @@ from collections.abc import Mapping
 from typing import Final, NamedTuple
 
 import msgspec
-from aiohttp import hdrs, web
+from aiohttp import hdrs
 from msgspec import Struct
 
 from dispatcher.config import AccountSettings
@@ -26,7 +26,9 @@ from dispatcher.core.model import CallType, GateKind, Invocation, Provider, Repl
 from dispatcher.core.views import Acceptance
 from dispatcher.web import bodies
 from dispatcher.web.clients import Clients
+from dispatcher.web.connection import Request
 from dispatcher.web.dropin import DropIn, Engine, Handler, Kind, Trouble, Visit, guarded
+from dispatcher.web.response import JSON, Response
 from dispatcher.web.routes import Route
 from dispatcher.web.traces import trace_of_lambda
 
@@ -85,7 +87,7 @@ class IngressLambda:
             for method, path, handler, name in table
         )
 
-    async def invoke(self, request: web.Request) -> web.Response:
+    async def invoke(self, request: Request) -> Response:
         """Invoke."""
         kind = request.headers.get("X-Amz-Invocation-Type") or "RequestResponse"
         if kind not in ("Event", "RequestResponse", "DryRun"):
@@ -98,7 +100,7 @@ class IngressLambda:
         visit = await self._desk.admit(request, size_max)
         target = self._target(request, visit)
         if kind == "DryRun":
-            return web.Response(status=204, headers={"x-amzn-RequestId": str(uuid.uuid4())})
+            return Response(status=204, headers={"x-amzn-RequestId": str(uuid.uuid4())})
         options = _options(request.headers if visit.head is None else visit.head.headers)
         _check_json(visit.body)
         if kind == "Event" or visit.client.sync_to_async:
@@ -108,14 +110,14 @@ class IngressLambda:
         invocation = _invocation(visit, target, CallType.SYNC, options | trace)
         return _reply(await self._desk.call(request, visit.client, invocation))
 
-    async def later(self, request: web.Request) -> web.Response:
+    async def later(self, request: Request) -> Response:
         """InvokeAsync, which is deprecated: an event without a qualifier."""
         visit = await self._desk.admit(request, INVOKE_ASYNC_MAX_BYTES)
         target = self._target(request, visit)
         _check_json(visit.body)
         return await self._accept(request, visit, target, {})
 
-    async def limits(self, request: web.Request) -> web.Response:
+    async def limits(self, request: Request) -> Response:
         """GetAccountSettings: the concurrency is the limit in force here."""
         visit = await self._desk.admit(request, bodies.NOTHING_MAX_BYTES)
         name, _ = self._desk.account(visit.client)
@@ -131,18 +133,18 @@ class IngressLambda:
             "AccountUsage": {"TotalCodeSize": 0, "FunctionCount": 0},
         }
         headers = {"x-amzn-RequestId": str(uuid.uuid4())}
-        return web.Response(body=_encode(body), headers=headers, content_type=bodies.JSON)
+        return Response(body=_encode(body), headers=headers, content_type=JSON)
 
-    async def unknown(self, request: web.Request) -> web.Response:
+    async def unknown(self, request: Request) -> Response:
         """Any other operation."""
         await self._desk.admit(request, SYNC_MAX_BYTES)
         raise Trouble(Kind.NO_OPERATION, "The dispatcher serves Invoke and GetAccountSettings")
 
     # -- Steps
 
-    def _target(self, request: web.Request, visit: Visit) -> Target:
+    def _target(self, request: Request, visit: Visit) -> Target:
         """Return what the path and the query name. Raises `Trouble`."""
-        text = request.match_info["function"]
+        text = request.parameters["function"]
         name = _name(text)
         if name is None:
             raise Trouble(
@@ -159,7 +161,7 @@ class IngressLambda:
             raise Trouble(
                 Kind.DENIED, f"{text} belongs to another account or region than this client"
             )
-        asked = (request.query_string and request.query.get("Qualifier")) or None
+        asked = request.query.get("Qualifier") or None
         if asked is not None and not _QUALIFIER.fullmatch(asked):
             raise Trouble(
                 Kind.BAD_NAME,
@@ -178,8 +180,8 @@ class IngressLambda:
         return Target(account, name.name, qualifier)
 
     async def _accept(
-        self, request: web.Request, visit: Visit, target: Target, options: dict[str, str]
-    ) -> web.Response:
+        self, request: Request, visit: Visit, target: Target, options: dict[str, str]
+    ) -> Response:
         trace = trace_of_lambda(request)
         sdk_id = request.headers.get("amz-sdk-invocation-id", "")
         claim = visit.claim
@@ -193,7 +195,7 @@ class IngressLambda:
                 _invocation(visit, target, CallType.ASYNC, options | trace)
             )
         # No content type: there is no content.
-        return web.Response(status=202, headers={"x-amzn-RequestId": acceptance.id})
+        return Response(status=202, headers={"x-amzn-RequestId": acceptance.id})
 
     async def _accept_once(
         self, visit: Visit, target: Target, options: dict[str, str], key: str
@@ -325,17 +327,17 @@ def _not_found(account: AccountSettings, function: str, qualifier: str | None) -
 # -- Answers --------------------------------------------------------------------------------------
 
 
-def _reply(reply: Replied) -> web.Response:
+def _reply(reply: Replied) -> Response:
     """Hand on what the function gave, with the headers that tell of its run."""
     headers = dict(reply.headers)
     headers["x-amzn-RequestId"] = reply.request_id or str(uuid.uuid4())
     body = reply.payload
     if reply.failure is not None and reply.failure.kind == "reply_too_large":
-        headers |= {"X-Amz-Function-Error": "Unhandled", hdrs.CONTENT_TYPE: bodies.JSON}
+        headers |= {"X-Amz-Function-Error": "Unhandled", hdrs.CONTENT_TYPE: JSON}
         body = _encode(
             {"errorMessage": reply.failure.message, "errorType": "Function.ResponseSizeTooLarge"}
         )
-    return web.Response(status=reply.status, body=body, headers=headers)
+    return Response(status=reply.status, body=body, headers=headers)
 
 
 class _Error(Struct, frozen=True):
@@ -377,7 +379,7 @@ _REASONS: Final = {
 }
 
 
-def refuse(request: web.Request, trouble: Trouble) -> web.Response:  # noqa: ARG001 -- a `Refuse`
+def refuse(request: Request, trouble: Trouble) -> Response:  # noqa: ARG001 -- a `Refuse`
     """Answer with an error of the service model."""
     error = _ERRORS[trouble.kind]
     status, code = trouble.cloud or (error.status, error.code)
@@ -389,6 +391,4 @@ def refuse(request: web.Request, trouble: Trouble) -> web.Response:  # noqa: ARG
         # The member's case depends on the error, and SDKs look for either.
         fields = {"Type": fields["Type"], "message": str(trouble), "Message": str(trouble)}
     headers = {"x-amzn-RequestId": str(uuid.uuid4()), "x-amzn-ErrorType": code}
-    return web.Response(
-        status=status, body=_encode(fields), headers=headers, content_type=bodies.JSON
-    )
+    return Response(status=status, body=_encode(fields), headers=headers, content_type=JSON)

@@ -16,19 +16,15 @@ from pathlib import Path
 from types import TracebackType
 from typing import Final, Self
 
-from aiohttp import web
-
 from dispatcher.config import address
-from dispatcher.web.guard import Guard, GuardedHandler, Limits, require_fast_parser
+from dispatcher.web.app import App
+from dispatcher.web.connection import Connection
+from dispatcher.web.guard import Guard, Limits, require_fast_parser
 
 BACKLOG: Final = 512
 SOCKET_MODE: Final = 0o660
 ANSWER_MAX_S: Final = 2.0
 """How long requests in flight may take at the end, unless it is said."""
-_LINGERING_S: Final = 2.0
-"""How long what comes after a refusal is read and thrown away, so that the answer is read."""
-_LAST_WORD_S: Final = 1.0
-"""How long a request may take to end once it is cancelled."""
 
 
 class Listener:
@@ -38,15 +34,11 @@ class Listener:
     As an async context manager it does both.
     """
 
-    def __init__(
-        self, app: web.Application, listen: Sequence[str], limits: Limits | None = None
-    ) -> None:
+    def __init__(self, app: App, listen: Sequence[str], limits: Limits | None = None) -> None:
         """*listen*: `HOST:PORT` (port 0: any) or `unix:/path`."""
         self._listen = tuple(listen)
         self._guard = Guard(limits or Limits())
-        self._runner = web.AppRunner(
-            app, handle_signals=False, shutdown_timeout=_LAST_WORD_S, access_log=None
-        )
+        self._app = app
         self._servers: list[asyncio.AbstractServer] = []
         self._unix_sockets: list[_UnixSocket] = []
         self.addresses: tuple[str, ...] = ()
@@ -60,7 +52,7 @@ class Listener:
         """
         require_fast_parser()
         try:
-            await self._runner.setup()
+            await self._app.start()
             for text in self._listen:
                 self.addresses += tuple(await self._open(text))
         except BaseException:
@@ -79,7 +71,7 @@ class Listener:
         with contextlib.suppress(TimeoutError):
             async with asyncio.timeout(drain_max_s):
                 await self._guard.emptied()
-        await self._runner.cleanup()
+        await self._guard.end()
 
     async def __aenter__(self) -> Self:
         await self.open()
@@ -114,18 +106,8 @@ class Listener:
         self._servers.append(server)
         return [_text(one.getsockname()) for one in server.sockets]
 
-    def _connection(self, *, asks_token: bool) -> GuardedHandler:
-        server = self._runner.server
-        assert server is not None
-        return GuardedHandler(
-            server,
-            self._guard,
-            asks_token=asks_token,
-            loop=asyncio.get_running_loop(),
-            access_log=None,
-            auto_decompress=False,
-            lingering_time=_LINGERING_S,
-        )
+    def _connection(self, *, asks_token: bool) -> Connection:
+        return Connection(self._guard, self._app.answer, asks_token=asks_token)
 
 
 class _UnixSocket:

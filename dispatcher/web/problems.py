@@ -7,11 +7,9 @@ has one by its class (`_OF_ERRORS`), what HTTP itself forbids has one in `Refusa
 
 import math
 from collections.abc import Mapping
-from http import HTTPStatus
 from typing import Annotated, Final, NamedTuple
 
 import msgspec
-from aiohttp import web
 from msgspec import Meta, Struct
 
 from dispatcher.errors import (
@@ -28,6 +26,7 @@ from dispatcher.errors import (
     QueueFull,
     Rejected,
 )
+from dispatcher.web.response import Response
 
 MEDIA_TYPE: Final = "application/problem+json"
 TYPE_PREFIX: Final = "urn:dispatcher:problem:"
@@ -114,7 +113,7 @@ class Refusal(Exception):
         self.problem = problem
         self.headers = dict(headers or {})
 
-    def reply(self) -> web.Response:
+    def reply(self) -> Response:
         """Make the answer."""
         return reply(self.problem, self.headers)
 
@@ -169,18 +168,9 @@ def refuse(error: DispatcherError) -> Refusal:
     return Refusal(of(error), None if wait_s is None else {"Retry-After": _seconds(wait_s)})
 
 
-def of_http_exception(error: web.HTTPException) -> Refusal:
-    """Translate what the router says: no such path, or no such method there."""
-    status = error.status if error.status in _OF_HTTP else 400
-    headers = {name: error.headers[name] for name in ("Allow",) if name in error.headers}
-    return refusal(status, HTTPStatus(error.status).description or error.reason, headers=headers)
-
-
-def reply(problem: Problem, headers: Mapping[str, str] | None = None) -> web.Response:
+def reply(problem: Problem, headers: Mapping[str, str] | None = None) -> Response:
     """Make the answer that carries *problem*."""
-    return web.Response(
-        status=problem.status, body=_encode(problem), content_type=MEDIA_TYPE, headers=headers
-    )
+    return Response(problem.status, _encode(problem), headers, content_type=MEDIA_TYPE)
 
 
 def _kind(error: DispatcherError) -> _Kind:

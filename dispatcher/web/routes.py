@@ -3,12 +3,12 @@
 from collections.abc import Awaitable, Callable
 from typing import Any
 
-from aiohttp import web
 from msgspec import Struct
 
-from dispatcher.web.bodies import JSON
+from dispatcher.web.response import JSON, Response
 
-Handler = Callable[[web.Request], Awaitable[web.StreamResponse]]
+Handler = Callable[[Any], Awaitable[Response]]
+"""Takes a `Request`."""
 
 
 class Reply(Struct, frozen=True, kw_only=True):

@@ -256,7 +256,9 @@ async def test_garbage_is_unreachable():
 def test_every_problem_is_read_as_the_error_that_it_was_made_of(kind):
     made = problems.refuse(kind("why")).reply()
     assert isinstance(made.body, bytes)
-    read = error_of(made.body, made.content_type, made.status, made.headers.get("Retry-After"))
+    read = error_of(
+        made.body, made.headers["Content-Type"], made.status, made.headers.get("Retry-After")
+    )
     if kind is problems.Malformed:
         kind = errors.Invalid
     expected = errors.JournalError if issubclass(kind, errors.JournalError) else kind

@@ -11,7 +11,7 @@ import pytest
 
 from dispatcher.config import ServerSettings
 from dispatcher.errors import ConfigError
-from dispatcher.web import ACCESS, Listener, make_app
+from dispatcher.web import Listener, make_app
 from dispatcher.web.access import Access
 from tests.web.fakes import FakeEngine
 from tests.web.test_api import JOB, refused
@@ -209,13 +209,13 @@ async def test_a_reload_takes_new_tokens_and_keeps_the_old_ones_if_it_fails(toke
 
         token_file.write_text("third-token-0123456789\n")
         assert await status(FIRST) == 200
-        await app[ACCESS].reload(server)
+        await app.access.reload(server)
         assert await status(FIRST) == 401
         assert await status("third-token-0123456789") == 200
         for spoil in (lambda: token_file.write_text(" \n"), token_file.unlink):
             spoil()
             with pytest.raises(ConfigError, match=r"server\.token_file"):
-                await app[ACCESS].reload(server)
+                await app.access.reload(server)
             assert await status("third-token-0123456789") == 200
 
 
@@ -315,6 +315,6 @@ async def test_users_change_with_a_reload(socket_dir, monkeypatch):
         connector = aiohttp.UnixConnector(listener.addresses[0].removeprefix("unix:"))
         async with aiohttp.ClientSession("http://localhost", connector=connector) as session:
             for uids, status in (((), 200), ((us + 2,), 403), ((us,), 200)):
-                await app[ACCESS].reload(ServerSettings(unix_uids=uids))
+                await app.access.reload(ServerSettings(unix_uids=uids))
                 async with session.get("/healthz") as answer:
                     assert answer.status == status

@@ -44,12 +44,8 @@ class Asked:
     """As much of a request as is looked at."""
 
     def __init__(self, peer: Any) -> None:
-        self.transport = self
-        self._peer = peer
-
-    def get_extra_info(self, name: str) -> Any:
-        assert name == "peername"
-        return self._peer
+        self.connection = self
+        self.peer = peer
 
 
 @pytest.mark.parametrize(

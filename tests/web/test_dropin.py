@@ -1,7 +1,6 @@
 from typing import Any
 
 import pytest
-from aiohttp import web
 
 from dispatcher.core.model import Denied, Failure, Lost, Refused, Replied
 from dispatcher.errors import (
@@ -16,6 +15,7 @@ from dispatcher.errors import (
 )
 from dispatcher.web import problems
 from dispatcher.web.dropin import Kind, Trouble, _replied, guarded, trouble
+from dispatcher.web.response import Response
 from dispatcher.web.signatures import Fault, Unproved
 
 
@@ -69,15 +69,15 @@ def test_a_reply_is_a_reply():
 
 
 async def test_trouble_is_told_with_what_goes_with_it():
-    async def fails(request: Any) -> web.Response:
+    async def fails(request: Any) -> Response:
         raise request
 
-    def refuse(_: web.Request, found: Trouble) -> web.Response:
-        return web.Response(status=418, text=found.kind)
+    def refuse(_: Any, found: Trouble) -> Response:
+        return Response(418, found.kind.encode())
 
     handler: Any = guarded(fails, refuse)
     answer = await handler(QueueFull("x", retry_after_s=1.2))
-    assert (answer.text, answer.headers["Retry-After"]) == ("throttled", "2")
+    assert (answer.body, answer.headers["Retry-After"]) == (b"throttled", "2")
     assert "Connection" not in answer.headers
     assert (await handler(problems.refusal(413, "x"))).headers["Connection"] == "close"
     with pytest.raises(ZeroDivisionError):
