@@ -184,7 +184,7 @@ async def notices(
 
 async def result_of(made: Notices) -> str:
     """Return what came of the one notice."""
-    with anyio.fail_after(5):
+    with anyio.fail_after(60):
         while not made.counts:  # noqa: ASYNC110 -- nobody tells
             await anyio.sleep(0.005)
     (((_, result), count),) = made.counts.items()

@@ -58,7 +58,7 @@ def test_an_invocation_goes_all_the_way(tmp_path, endpoint):
         assert sidecar.call("GET", "/readyz")[0] == 200
         status, accepted = sidecar.call("POST", "/v1/invocations", JOB)
         assert (status, accepted["state"], accepted["duplicate"]) == (202, "waiting", False)
-        until = time.monotonic() + 10
+        until = time.monotonic() + 60
         state = ""
         while state != "succeeded" and time.monotonic() < until:
             status, view = sidecar.call("GET", f"/v1/invocations/{accepted['id']}")
@@ -86,13 +86,20 @@ def test_sighup_takes_new_limits_and_keeps_the_last_good_configuration(tmp_path,
         assert sidecar.stop() == 0
 
 
+def wait_until_sending(sidecar, invocation_id):
+    until = time.monotonic() + 60
+    while sidecar.call("GET", f"/v1/invocations/{invocation_id}")[1]["state"] != "sending":
+        assert time.monotonic() < until
+        time.sleep(0.01)
+
+
 def test_a_drain_lets_what_is_in_flight_come_back_and_refuses_the_rest(tmp_path, endpoint):
     with Sidecar(write_config(tmp_path, config(endpoint))) as sidecar:
-        fault = {"kind": "slow", "next": 1, "delay_s": 1.5}
+        fault = {"kind": "slow", "next": 1, "delay_s": 2.5}
         call("POST", f"{endpoint}/_emulator/faults", fault)
         status, accepted = sidecar.call("POST", "/v1/invocations", JOB)
         assert status == 202
-        time.sleep(0.3)
+        wait_until_sending(sidecar, accepted["id"])
         sidecar.signal(signal.SIGTERM)
         sidecar.wait_for("draining")
         status, _ = sidecar.call("POST", "/v1/invocations", JOB)
@@ -105,14 +112,13 @@ def test_a_second_signal_ends_it_at_once(tmp_path, endpoint):
     text = config(endpoint, drain_max_s=25)
     with Sidecar(write_config(tmp_path, text)) as sidecar:
         call("POST", f"{endpoint}/_emulator/faults", {"kind": "hang", "next": 1, "delay_s": 30})
-        sidecar.call("POST", "/v1/invocations", JOB)
-        time.sleep(0.3)
+        wait_until_sending(sidecar, sidecar.call("POST", "/v1/invocations", JOB)[1]["id"])
         begun = time.monotonic()
         sidecar.signal(signal.SIGTERM)
         sidecar.wait_for("draining")
         sidecar.signal(signal.SIGTERM)
         assert sidecar.wait() == -signal.SIGTERM
-        assert time.monotonic() - begun < 5
+        assert time.monotonic() - begun < 20, "at once, not at the end of the drain"
 
 
 def test_the_metrics_have_a_listener_of_their_own(tmp_path, endpoint):
@@ -121,7 +127,7 @@ def test_the_metrics_have_a_listener_of_their_own(tmp_path, endpoint):
     with Sidecar(write_config(tmp_path, config(endpoint))) as sidecar:
         apart = sidecar.wait_for(r'"message": "[0-9.:]+, ([0-9.:]+)"')
         for url in (sidecar.url, f"http://{apart}"):
-            with urllib.request.urlopen(f"{url}/metrics", timeout=5) as reply:
+            with urllib.request.urlopen(f"{url}/metrics", timeout=60) as reply:
                 assert b"dispatcher_instances_limit" in reply.read()
         assert call("GET", f"http://{apart}/v1/accounts")[0] == 404
 

@@ -54,11 +54,11 @@ def test_every_call_blocks_until_its_answer(sidecar):
     engine = sidecar.engine
     with BlockingClient(sidecar.url) as client:
         ticket = client.enqueue(JOB)
-        assert ticket.accepted(timeout_s=10).id == ticket.id == "i000000"
+        assert ticket.accepted(timeout_s=60).id == ticket.id == "i000000"
         assert "i000000" in repr(ticket)
         assert ticket.state is State.WAITING
         client.complete(Completion(id=ticket.id, verdict=Verdict.SUCCEEDED, result=b"1"))
-        end = ticket.ended(timeout_s=10)
+        end = ticket.ended(timeout_s=60)
         assert (end.state, end.result) == (State.SUCCEEDED, b"1")
         assert client.get(ticket.id).record.state is State.SUCCEEDED
         first, second = client.enqueue_many([JOB, replace(JOB, account="nobody")])
@@ -98,14 +98,14 @@ def test_waits_can_be_given_up_and_begun_again(sidecar):
             ticket.ended(timeout_s=0.05)
         assert time.monotonic() - begun < 5
         sidecar.engine.journal_writes._loop.call_soon_threadsafe(sidecar.engine.journal_writes.set)
-        assert ticket.accepted(timeout_s=10).id == "i000000"
+        assert ticket.accepted(timeout_s=60).id == "i000000"
 
 
 def test_many_threads_share_one_client(sidecar):
     ids: list[str] = []
 
     def work(client: BlockingClient) -> None:
-        ids.extend(client.enqueue(JOB).accepted(timeout_s=10).id for _ in range(10))
+        ids.extend(client.enqueue(JOB).accepted(timeout_s=60).id for _ in range(10))
 
     with BlockingClient(sidecar.url) as client:
         threads = [threading.Thread(target=work, args=(client,)) for _ in range(5)]
@@ -142,6 +142,6 @@ def test_errors_come_through(sidecar):
 async def test_it_works_inside_a_loop_too_if_somebody_insists(sidecar):
     def work() -> str:
         with BlockingClient(sidecar.url) as client:
-            return client.enqueue(JOB).accepted(timeout_s=10).id
+            return client.enqueue(JOB).accepted(timeout_s=60).id
 
     assert await asyncio.to_thread(work) == "i000000"

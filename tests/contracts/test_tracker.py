@@ -33,6 +33,8 @@ class World(Protocol):
 
     patience_s: float
     """Within which all news has come, on the loop's clock."""
+    doubled_s: float
+    """Within which news that is doubled or late comes after the first."""
 
     async def begin(self, run: Watched) -> Watched:
         """
@@ -49,6 +51,7 @@ class World(Protocol):
 
 class MemoryFc:
     patience_s = 30.0
+    doubled_s = 6.0
 
     def __init__(self) -> None:
         self.fc = FakeFc()
@@ -71,6 +74,7 @@ class MemorySqs:
     """Each record comes twice, and the second one late."""
 
     patience_s = 200.0
+    doubled_s = 10.0
 
     def __init__(self, tasks: anyio.abc.TaskGroup) -> None:
         self.sqs = FakeSqs()
@@ -96,7 +100,8 @@ class MemorySqs:
 class Emulated:
     """Either provider at the emulator."""
 
-    patience_s = 5.0
+    patience_s = 60.0
+    doubled_s = 1.0
 
     def __init__(self, account: AccountSettings, transport: Any) -> None:
         self.account = account
@@ -269,8 +274,7 @@ async def test_ends_are_told_once_and_with_how_they_were(world: World):
         for run in (*good, bad):
             tracker.watch(run)
         await news.wait_for(*good, bad, within_s=world.patience_s)
-        # As long again, for what comes doubled or late.
-        await anyio.sleep(min(10.0, world.patience_s / 5))
+        await anyio.sleep(world.doubled_s)
     assert len(news.ends) == 12
     assert {news.of(run)[0].verdict for run in good} == {Verdict.SUCCEEDED}
     (failed,) = news.of(bad)

@@ -201,7 +201,7 @@ class Callers:
         """Let each of them bring its last call to its end."""
         self._stopping.set()
         for thread in self._threads:
-            thread.join(60)
+            thread.join(90)
             assert not thread.is_alive()
 
     def _guarded(self, many: int) -> None:
@@ -289,7 +289,7 @@ def all_views(url: str) -> list[dict[str, Any]]:
         after = f"&after={page['next']}"
 
 
-def wait_until_idle(url: str, max_s: float) -> float:
+def wait_until_idle(url: str, max_s: float = 90.0) -> float:
     """Wait until nothing waits or runs; return how long it took."""
     begun = time.monotonic()
     while True:

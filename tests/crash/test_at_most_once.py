@@ -34,7 +34,7 @@ def enqueue(url):
 
 
 def wait_for_sends(victim, journal, wanted):
-    until = time.monotonic() + 10
+    until = time.monotonic() + 60
     while sum(sending(journal).values()) < wanted:
         assert time.monotonic() < until, victim.text()[-2000:]
         time.sleep(0.02)
@@ -58,7 +58,7 @@ def test_what_a_kill_met_in_flight_is_uncertain_and_never_sent_twice(tmp_path):
         with Victim(launcher, config) as victim:
             assert victim.wait_until_ready()
             url = victim.url()
-            wait_until_idle(url, max_s=30)
+            wait_until_idle(url)
             listed = call("GET", f"{url}/v1/invocations?state=uncertain&limit=1000")[1]["items"]
             assert len(listed) == in_flight
             states = Counter(view["state"] for view in all_views(url))
@@ -69,7 +69,7 @@ def test_what_a_kill_met_in_flight_is_uncertain_and_never_sent_twice(tmp_path):
             redriven, dismissed = listed[0]["id"], listed[1]["id"]
             assert call("POST", f"{url}/v1/invocations/{redriven}/redrive")[0] == 202
             assert call("DELETE", f"{url}/v1/invocations/{dismissed}")[0] == 200
-            wait_until_idle(url, max_s=30)
+            wait_until_idle(url)
             view = call("GET", f"{url}/v1/invocations/{redriven}")[1]
             assert (view["state"], view["attempts"]) == ("succeeded", 2)
             assert call("GET", f"{url}/v1/invocations/{dismissed}")[1]["state"] == "cancelled"

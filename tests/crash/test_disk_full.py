@@ -97,7 +97,7 @@ async def test_what_was_accepted_ends_and_the_journal_comes_back_by_itself(small
         )
 
     (small_disk / "somebody-elses").unlink()
-    with anyio.fail_after(10):
+    with anyio.fail_after(60):
         while not journal.accepting():  # noqa: ASYNC110 -- nobody tells
             await anyio.sleep(0.02)
     assert await accept(journal, entry()) == [None]

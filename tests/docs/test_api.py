@@ -17,7 +17,7 @@ from msgspec.structs import replace
 from dispatcher.client import calls
 from dispatcher.config import ServerSettings, parse
 from dispatcher.core import callback
-from dispatcher.core.model import Failure, Invocation, Refused
+from dispatcher.core.model import Failure, Invocation, Refused, State
 from dispatcher.engine import Engine
 from dispatcher.metrics import make_registry, render
 from dispatcher.web import Limits, Listener, bodies, make_app, ndjson, problems
@@ -50,17 +50,21 @@ def blocks(section: str, language: str) -> list[str]:
 # -- What is run ----------------------------------------------------------------------------------
 
 
+async def until_running(engine: Engine, invocation_id: str) -> None:
+    while (await engine.get(invocation_id)).record.state is not State.RUNNING:  # noqa: ASYNC110 -- nobody tells
+        await anyio.sleep(0.005)
+
+
 async def waiting(engine: Engine) -> str:
     """Return one that waits for another to end."""
-    await engine.enqueue(JOB).accepted()
-    await anyio.sleep(0.05)
+    await until_running(engine, (await engine.enqueue(JOB).accepted()).id)
     return (await engine.enqueue(JOB).accepted()).id
 
 
 async def running(engine: Engine) -> str:
     await engine.enqueue(replace(JOB, delay_s=600.0)).accepted()
     accepted = await engine.enqueue(JOB).accepted()
-    await anyio.sleep(0.05)
+    await until_running(engine, accepted.id)
     return accepted.id
 
 

@@ -279,7 +279,7 @@ async def test_payloads_do_not_wait_for_lists(path):
     async with anyio.create_task_group() as tasks:
         tasks.start_soon(journal.find, Query())
         assert await anyio.to_thread.run_sync(hanging.wait, 20)
-        with anyio.fail_after(5):
+        with anyio.fail_after(60):
             assert await journal.payload(new.record.id) == b"payload"
         hang.set()
     await journal.aclose()
@@ -327,7 +327,7 @@ async def test_a_close_does_not_wait_for_ever(path, monkeypatch, caplog):
     monkeypatch.setattr(failpoints, "hook", lambda point: go_on.wait(20))
     done = Once()
     journal.accept([entry()], done)
-    with anyio.fail_after(5):
+    with anyio.fail_after(60):
         await journal.aclose()
     assert "was not closed" in caplog.text
     go_on.set()

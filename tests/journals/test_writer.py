@@ -80,7 +80,7 @@ def held(monkeypatch) -> Iterator[Held]:
 
 
 async def until(condition) -> None:
-    with anyio.fail_after(10):
+    with anyio.fail_after(60):
         while not condition():  # noqa: ASYNC110 -- nobody tells
             await anyio.sleep(0.005)
 

@@ -74,7 +74,7 @@ async def emulator() -> AsyncIterator[Emulator]:
 
 
 async def until(emulator: Emulator, account: str, **counts: int) -> None:
-    async with asyncio.timeout(10):
+    async with asyncio.timeout(60):
         while True:
             counted = emulator.statistics()[account]
             if all(getattr(counted, name) >= count for name, count in counts.items()):

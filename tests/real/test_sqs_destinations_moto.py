@@ -132,7 +132,7 @@ async def running(tracker: SqsDestinations) -> AsyncIterator[list[Completion]]:
 
 
 async def until(condition: Any) -> None:
-    with anyio.fail_after(15):
+    with anyio.fail_after(60):
         while not condition():  # noqa: ASYNC110 -- it is a snapshot's, and has no event
             await anyio.sleep(0.02)
 

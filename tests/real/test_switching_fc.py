@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 from dispatcher.core.model import State
-from tests.web.dropins import FC_ID, KEY, SECRET, DropInSidecar, sidecar
+from tests.web.dropins import FC_ID, KEY, SECRET, DropInSidecar, sidecar, until
 
 pytestmark = [
     pytest.mark.real_time,
@@ -31,20 +31,17 @@ async def switched(tmp_path: Path) -> AsyncIterator[DropInSidecar]:
 
 
 async def ended(held: DropInSidecar, invocation_id: str) -> Any:
-    async with asyncio.timeout(10):
+    async with asyncio.timeout(60):
         while (record := await held.record(invocation_id)).ended_ms is None:  # noqa: ASYNC110
             await asyncio.sleep(0.02)
     return record
 
 
 async def three_run(held: DropInSidecar, invoke: Callable[[], Any]) -> list[asyncio.Task[Any]]:
-    """Fill the quota; return what will end in 3 s."""
-    async with asyncio.timeout(10):
-        while held.engine.account("fc").in_use:  # noqa: ASYNC110
-            await asyncio.sleep(0.02)
-        running = [asyncio.create_task(asyncio.to_thread(invoke)) for _ in range(3)]
-        while held.engine.account("fc").in_use < 3:  # noqa: ASYNC110
-            await asyncio.sleep(0.02)
+    """Fill the quota; return what will end in some seconds."""
+    await until(lambda: not held.engine.account("fc").in_use)
+    running = [asyncio.create_task(asyncio.to_thread(invoke)) for _ in range(3)]
+    await until(lambda: held.engine.account("fc").in_use == 3)
     return running
 
 
@@ -130,7 +127,7 @@ async def test_3_0_tasks_are_listed_and_stopped(switched: DropInSidecar):
         client = fc3(switched)
         for index in range(5):
             sent = job(b"x", **LATER, x_fc_async_task_id=f"t_{index}")
-            assert client.invoke_function_with_options("slow", *sent).status_code == 202
+            assert client.invoke_function_with_options("long", *sent).status_code == 202
         client.invoke_function_with_options("f", *job(b"x", **LATER, x_fc_async_task_id="t_f"))
 
         def listed(**fields: Any) -> list[str]:
@@ -138,7 +135,7 @@ async def test_3_0_tasks_are_listed_and_stopped(switched: DropInSidecar):
             token = None
             while True:
                 request = models.ListAsyncTasksRequest(limit=2, next_token=token, **fields)
-                page = client.list_async_tasks("slow", request).body
+                page = client.list_async_tasks("long", request).body
                 assert len(page.tasks) <= 2
                 ids += [task.task_id for task in page.tasks]
                 token = page.next_token
@@ -151,18 +148,16 @@ async def test_3_0_tasks_are_listed_and_stopped(switched: DropInSidecar):
         assert listed(prefix="t_3", include_payload=False) == ["t_3"]
         assert listed(status="Succeeded") == listed(prefix="x") == listed(status="Retrying") == []
         assert listed(status="Enqueued") == ["t_4", "t_3"]
-        client.stop_async_task("slow", "t_4", models.StopAsyncTaskRequest())
+        client.stop_async_task("long", "t_4", models.StopAsyncTaskRequest())
         get = models.GetAsyncTaskRequest()
-        assert client.get_async_task("slow", "t_4", get).body.status == "Stopped"
-        client.stop_async_task("slow", "t_4", models.StopAsyncTaskRequest())
-        waiting = client.get_async_task("slow", "t_3", get).body
+        assert client.get_async_task("long", "t_4", get).body.status == "Stopped"
+        client.stop_async_task("long", "t_4", models.StopAsyncTaskRequest())
+        waiting = client.get_async_task("long", "t_3", get).body
         assert (waiting.status, waiting.task_payload) == ("Enqueued", "x")
-        client.stop_async_task("slow", "t_0", models.StopAsyncTaskRequest())
+        client.stop_async_task("long", "t_0", models.StopAsyncTaskRequest())
 
     await asyncio.to_thread(calls)
-    async with asyncio.timeout(10):
-        while switched.emulator.statistics()["fc"].stopped < 1:  # noqa: ASYNC110
-            await asyncio.sleep(0.05)
+    await until(lambda: switched.emulator.statistics()["fc"].stopped == 1)
 
 
 async def test_3_0_refusals_are_understood(switched: DropInSidecar):
@@ -250,25 +245,25 @@ async def test_the_sdk_of_2021_switches(switched: DropInSidecar):
     def calls() -> None:
         own = client()
         later = {**LATER, "x_fc_stateful_async_invocation_id": "old_1"}
-        reply = invoke("slow", TEXT, **later)
+        reply = invoke("long", TEXT, **later)
         assert reply.status_code == 202
         assert reply.headers["x-fc-stateful-async-invocation-id"] == "old_1"
-        assert code("slow", TEXT, **later) == "StatefulAsyncInvocationAlreadyExists"
+        assert code("long", TEXT, **later) == "StatefulAsyncInvocationAlreadyExists"
         assert bytes(invoke("f", b"hello").body) == b"hello"
         failed = invoke("f", FAILS)
         assert failed.headers["x-fc-error-type"] == "HandledInvocationError"
         get = models.GetStatefulAsyncInvocationRequest()
-        got = own.get_stateful_async_invocation("svc", "slow", "old_1", get).body
+        got = own.get_stateful_async_invocation("svc", "long", "old_1", get).body
         assert got.status in ("Enqueued", "Dequeued", "Running")
         assert got.invocation_payload.encode() == TEXT
-        assert (got.service_name, got.function_name) == ("svc", "slow")
+        assert (got.service_name, got.function_name) == ("svc", "long")
         asked = models.ListStatefulAsyncInvocationsRequest(invocation_id_prefix="old")
-        listed = own.list_stateful_async_invocations("svc", "slow", asked).body
+        listed = own.list_stateful_async_invocations("svc", "long", asked).body
         assert [item.invocation_id for item in listed.invocations] == ["old_1"]
         stop = models.StopStatefulAsyncInvocationRequest()
-        own.stop_stateful_async_invocation("svc", "slow", "old_1", stop)
+        own.stop_stateful_async_invocation("svc", "long", "old_1", stop)
         with pytest.raises(TeaException) as caught:
-            own.get_stateful_async_invocation("svc", "slow", "none", get)
+            own.get_stateful_async_invocation("svc", "long", "none", get)
         assert caught.value.code == "StatefulAsyncInvocationNotFound"
         assert code("none") == "FunctionNotFound"
         assert code("f", bytes(128 * 1024 + 1), **LATER) == "EntityTooLarge"

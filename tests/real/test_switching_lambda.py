@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 
 from dispatcher.core.model import State
-from tests.web.dropins import AWS_ID, KEY, SECRET, DropInSidecar, sidecar
+from tests.web.dropins import AWS_ID, KEY, SECRET, DropInSidecar, sidecar, until
 
 pytestmark = [
     pytest.mark.real_time,
@@ -58,7 +58,7 @@ def refused(call: Callable[..., Any], **fields: Any) -> tuple[int, str, dict[str
 
 
 async def ended(held: DropInSidecar, invocation_id: str) -> Any:
-    async with asyncio.timeout(10):
+    async with asyncio.timeout(60):
         while (record := await held.record(invocation_id)).ended_ms is None:  # noqa: ASYNC110
             await asyncio.sleep(0.02)
     return record
@@ -150,7 +150,7 @@ async def test_whoever_waits_too_long_is_throttled(switched: DropInSidecar):
         asyncio.create_task(asyncio.to_thread(boto(switched).invoke, FunctionName="slow"))
         for _ in range(3)
     ]
-    await asyncio.sleep(0.7)
+    await until(lambda: switched.engine.account("aws").in_use == 3)
     status, code, full = await asyncio.to_thread(refused, client.invoke, FunctionName="f")
     assert (status, code) == (429, "TooManyRequestsException")
     assert full["Reason"] == "ConcurrentInvocationLimitExceeded"

@@ -1,15 +1,14 @@
 """What follows an end, over the wire formats of both clouds and through the command line."""
 
 import json
-import subprocess
-import sys
 import time
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import pytest
 
+from dispatcher.cli import run
 from tests.sidecar import Sidecar, call, cloud, write_config
 from tests.simulation.test_main_job import runs_of
 from tests.simulation.test_slots import EXACT, cloud_config, sidecar_config
@@ -39,7 +38,7 @@ class Site:
 
     def until(self, invocation_id: str, state: str) -> dict[str, Any]:
         """Wait until an invocation is in *state*; return it."""
-        until = time.monotonic() + 15.0
+        until = time.monotonic() + 60.0
         while (view := self.view(invocation_id))["state"] != state:
             assert time.monotonic() < until, view
             time.sleep(0.02)
@@ -48,17 +47,6 @@ class Site:
     def behave(self, account: str, **behaviour: Any) -> None:
         url = f"{self.url}/_emulator/accounts/{account}/functions/work"
         assert call("PUT", url, behaviour)[0] == 200
-
-    def cli(self, *args: str) -> str:
-        done = subprocess.run(
-            [sys.executable, "-m", "dispatcher", *args, "--url", self.sidecar.url],
-            capture_output=True,
-            text=True,
-            timeout=30,
-            check=False,
-        )
-        assert done.returncode == 0, done.stderr
-        return done.stdout
 
 
 @pytest.fixture(scope="module")
@@ -71,9 +59,20 @@ def site(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Site]:
             yield Site(url, sidecar)
 
 
+@pytest.fixture
+def cli(site: Site, capfd: pytest.CaptureFixture[str]) -> Callable[..., str]:
+    def cli(*args: str) -> str:
+        code = run([*args, "--url", site.sidecar.url])
+        out, err = capfd.readouterr()
+        assert code == 0, err
+        return out
+
+    return cli
+
+
 @pytest.mark.parametrize("account", EXACT)
 def test_what_fails_is_run_again_as_often_as_allowed_then_dead_then_redriven(
-    site: Site, account: str
+    site: Site, cli: Callable[..., str], account: str
 ):
     site.behave(account, failure_rate=1.0)
     one, *others = [site.enqueue(account, tenant="shop", payload={"n": n}) for n in range(4)]
@@ -82,33 +81,33 @@ def test_what_fails_is_run_again_as_often_as_allowed_then_dead_then_redriven(
     assert dead["error"]["message"]
     for each in others:
         site.until(each, "dead")
-    mine = [run for run in runs_of(site.url) if run["account"] == account]
+    mine = [one for one in runs_of(site.url) if one["account"] == account]
     assert len(mine) == 12
     if account == "fc":
-        by_task = Counter(run["task_id"] for run in mine)
+        by_task = Counter(one["task_id"] for one in mine)
         assert by_task == {
             f"{each}{suffix}": 1 for each in (one, *others) for suffix in ("", "_2", "_3")
         }
     listed = [
         json.loads(line)
-        for line in site.cli("dead", "list", "--account", account, "--json").splitlines()
+        for line in cli("dead", "list", "--account", account, "--json").splitlines()
     ]
     assert {each["id"] for each in listed} == {one, *others}
     assert all(each["error"]["kind"] and each["attempts"] == 3 for each in listed)
-    assert one in site.cli("dead", "list", "--account", account, "--tenant", "shop")
-    assert site.cli("dead", "list", "--account", account, "--tenant", "research") == ""
+    assert one in cli("dead", "list", "--account", account, "--tenant", "shop")
+    assert cli("dead", "list", "--account", account, "--tenant", "research") == ""
 
     site.behave(account, failure_rate=0.0)
-    site.cli("dead", "redrive", one)
+    cli("dead", "redrive", one)
     again = site.until(one, "succeeded")
     assert (again["attempts"], again["estimated"]) == (4, False)
     assert "error" not in again
     assert site.view(others[0])["state"] == "dead", "singly means singly"
-    site.cli("dead", "redrive", "--all", "--account", account, "--tenant", "research")
-    site.cli("dead", "redrive", "--all", "--account", account, "--tenant", "shop")
+    cli("dead", "redrive", "--all", "--account", account, "--tenant", "research")
+    cli("dead", "redrive", "--all", "--account", account, "--tenant", "shop")
     for each in others:
         assert site.until(each, "succeeded")["attempts"] == 4
-    assert site.cli("dead", "list", "--account", account) == ""
+    assert cli("dead", "list", "--account", account) == ""
 
 
 @pytest.mark.parametrize("account", EXACT)
@@ -138,8 +137,9 @@ def test_a_running_task_is_stopped_in_the_cloud_and_then_cancelled(site: Site):
     site.behave("fc", duration_s=30.0)
     running = site.enqueue("fc")
     site.until(running, "running")
-    stop = site.sidecar.call("DELETE", f"/v1/invocations/{running}")
-    assert stop == (202, {"id": running, "state": "running"})
+    status, told = site.sidecar.call("DELETE", f"/v1/invocations/{running}")
+    # The cloud may have stopped it before the wish to is on disk, and then it is gone.
+    assert (status, told["state"]) in ((202, "running"), (200, "cancelled"))
     site.until(running, "cancelled")
     counted = call("GET", f"{site.url}/_emulator/statistics")[1]["accounts"]["fc"]
     assert (counted["stopped"], counted["running"]) == (1, 0)
@@ -147,13 +147,13 @@ def test_a_running_task_is_stopped_in_the_cloud_and_then_cancelled(site: Site):
 
 
 def test_what_runs_on_lambda_cannot_be_stopped_and_that_is_said(site: Site):
-    site.behave("lambda", duration_s=1.0)
+    site.behave("lambda", duration_s=60.0)
     running = site.enqueue("lambda")
     site.until(running, "running")
     status, problem = site.sidecar.call("DELETE", f"/v1/invocations/{running}")
     assert status == 409
     assert "cannot stop" in problem["detail"]
-    assert site.until(running, "succeeded")["estimated"] is False
+    assert site.view(running)["state"] == "running", "it goes on"
     site.behave("lambda", duration_s=0.1)
 
 

@@ -70,6 +70,9 @@ completion_queue = "{cloud}/123456789012/ends"
 credentials = {{ source = "static", access_key_id = "AKAWS", access_key_secret_file = "secret" }}
 """
 
+#: The first of each account take so long that they fill the limit however busy the machine is.
+FIRST_S = 2.0
+
 FUNCTIONS = {"fc": ("m42-ng-fc$surf2surf", "plain"), "lambda": ("thumbs", "mail")}
 
 
@@ -80,7 +83,10 @@ def enqueue(sidecar):
             "account": account,
             "function": FUNCTIONS[account][number % 2],
             "tenant": f"team-{number % 3}",
-            "payload": {"n": number},
+            "payload": {
+                "n": number,
+                **({"emulate": {"duration_s": FIRST_S}} if number < LIMIT else {}),
+            },
         }
         for number in range(EACH)
         for account in FUNCTIONS
@@ -101,7 +107,7 @@ def enqueue(sidecar):
     }
 
 
-def wait_until_idle(sidecar, max_s=90.0):
+def wait_until_idle(sidecar, max_s=120.0):
     until = time.monotonic() + max_s
     while True:
         accounts = sidecar.call("GET", "/v1/accounts")[1]["items"]
@@ -156,8 +162,8 @@ def test_2000_invocations_over_both_clouds_run_once_each_within_the_limit(tmp_pa
         assert account["throttles_async"] == {}, name
         assert account["duplicates_refused"] == 0, name
     peaks = {name: account["instances_peak"] for name, account in accounts.items()}
-    ideal_s = EACH * 0.3 / LIMIT
+    ideal_s = FIRST_S + (EACH - LIMIT) * 0.3 / LIMIT
     print(
         f"ran {len(runs)} once each in {took_s:.1f} s (ideal {ideal_s:.1f}); peaks {peaks} of {LIMIT}"
     )
-    assert all(peak >= LIMIT * 0.9 for peak in peaks.values()), "the limit was used"
+    assert set(peaks.values()) == {LIMIT}, "the limit was used"

@@ -157,6 +157,6 @@ async def test_an_opening_that_is_cancelled_leaves_nothing(monkeypatch, tmp_path
     )
     settings = account(Provider.AWS_LAMBDA, EnvCredentials(), "http://127.0.0.1:9")
     with pytest.raises(TimeoutError):
-        async with asyncio.timeout(1):
+        async with asyncio.timeout(0.1):
             await open_transport(settings, name="a")
     assert {task for task in asyncio.all_tasks() - before if not task.done()} == set()

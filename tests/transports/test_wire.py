@@ -66,13 +66,16 @@ async def test_connections_are_used_again_but_not_when_long_idle():
     async def handle(request: Request, peer: Peer):
         await peer.reply("202 Accepted")
 
-    async with raw_server(handle) as server, aclosing(wired(server, idle_max_s=0.3)) as client:
-        for _ in range(3):
-            await exchange(client, server)
+    async with raw_server(handle) as server:
+        async with aclosing(wired(server)) as client:
+            for _ in range(3):
+                await exchange(client, server)
         assert server.connections == 1
-        await anyio.sleep(0.7)
-        await exchange(client, server)
-        assert server.connections == 2
+        async with aclosing(wired(server, idle_max_s=0.05)) as client:
+            await exchange(client, server)
+            await anyio.sleep(0.3)
+            await exchange(client, server)
+        assert server.connections == 3
 
 
 async def test_cookies_are_not_kept_and_redirects_not_followed():

@@ -2,7 +2,7 @@
 
 import asyncio
 import contextlib
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
 from pathlib import Path
 from typing import Any
 
@@ -40,8 +40,9 @@ CLOUD = CloudSettings(
             functions={
                 "f": Function(duration_s=0.02),
                 "slow": Function(duration_s=3.0),
+                "long": Function(duration_s=60.0),
                 "svc$f": Function(duration_s=0.02, qualifiers=("prod",)),
-                "svc$slow": Function(duration_s=3.0),
+                "svc$long": Function(duration_s=60.0),
                 "limited": Function(duration_s=0.02, reserved=0),
             },
         ),
@@ -77,6 +78,13 @@ account = "{account}"
 tenant = "products"
 {options}
 """
+
+
+async def until(condition: Callable[[], bool]) -> None:
+    """Wait until something is so that nobody tells."""
+    async with asyncio.timeout(60):
+        while not condition():  # noqa: ASYNC110
+            await asyncio.sleep(0.01)
 
 
 class DropInSidecar:

@@ -14,7 +14,8 @@ import pytest
 from msgspec import json
 from yarl import URL
 
-from tests.web.dropins import FC_ID, KEY, SECRET, DropInSidecar, sidecar
+from dispatcher.core.model import State
+from tests.web.dropins import FC_ID, KEY, SECRET, DropInSidecar, sidecar, until
 
 pytestmark = pytest.mark.real_time
 
@@ -166,14 +167,12 @@ async def test_a_chosen_task_id_is_known_and_not_given_twice(
 
 
 async def test_what_cannot_be_stopped_is_told(tmp_path, session):
-    more = '[accounts.fc.functions.slow]\ncompletion = "duration"\nduration_s = 60\n'
+    more = '[accounts.fc.functions.long]\ncompletion = "duration"\nduration_s = 60\n'
     async with sidecar(tmp_path, None, more=more) as held:
-        base = FC3.format("slow")
+        base = FC3.format("long")
         _, headers, _ = await send(session, held, f"{base}/invocations", **LATER)
-        async with asyncio.timeout(5):
-            while held.engine.account("fc").in_use == 0:  # noqa: ASYNC110
-                await asyncio.sleep(0.01)
-            await asyncio.sleep(0.1)
+        jobs = held.engine.machine.jobs
+        await until(lambda: [job.state for job in jobs.values()] == [State.RUNNING])
         where = f"{base}/async-tasks/{headers['X-Fc-Request-Id']}/stop"
         status, _, body = await send(session, held, where, None, "PUT")
         assert (status, json.decode(body)["Code"]) == (412, "PreconditionFailed")
@@ -183,12 +182,9 @@ async def test_a_caller_that_hangs_up_while_it_waits_is_forgotten(held, session)
     held.engine.pause("fc")
     path = FC3.format("f") + "/invocations"
     waiting = asyncio.create_task(send(session, held, path))
-    await asyncio.sleep(0.1)
-    assert held.engine.account("fc").queued.due == 1
+    await until(lambda: held.engine.account("fc").queued.due == 1)
     waiting.cancel()
-    async with asyncio.timeout(1):
-        while held.engine.account("fc").queued.due:  # noqa: ASYNC110
-            await asyncio.sleep(0.01)
+    await until(lambda: not held.engine.account("fc").queued.due)
 
 
 async def test_an_account_is_chosen_by_its_id(tmp_path, session):

@@ -16,7 +16,7 @@ from botocore.awsrequest import AWSRequest
 from botocore.credentials import Credentials
 
 from dispatcher.core.model import Query, State
-from tests.web.dropins import AWS_ID, KEY, SECRET, DropInSidecar, sidecar
+from tests.web.dropins import AWS_ID, KEY, SECRET, DropInSidecar, sidecar, until
 
 pytestmark = pytest.mark.real_time
 
@@ -84,7 +84,7 @@ async def test_an_event_is_in_the_journal_when_it_is_answered(open_door, session
     assert answer.headers["Content-Length"] == "0"
     assert "Content-Type" not in answer.headers
     sent_at = parsedate_to_datetime(answer.headers["Date"])
-    assert abs((dt.datetime.now(dt.UTC) - sent_at).total_seconds()) < 2
+    assert abs((dt.datetime.now(dt.UTC) - sent_at).total_seconds()) < 60
     async with session.get(f"{open_door.url}/v1/invocations/{answer.id}") as shown:
         fields = await shown.json()
     assert (fields["function"], fields["qualifier"]) == ("f", "prod")
@@ -190,14 +190,11 @@ async def test_a_caller_that_hangs_up_while_it_waits_is_forgotten(open_door, ses
     running = [
         asyncio.create_task(send(session, open_door, INVOKE.format("slow"))) for _ in range(3)
     ]
-    await asyncio.sleep(0.2)
+    await until(lambda: open_door.engine.account("aws").in_use == 3)
     waiting = asyncio.create_task(send(session, open_door, INVOKE.format("f")))
-    await asyncio.sleep(0.1)
-    assert open_door.engine.account("aws").queued.due == 1
+    await until(lambda: open_door.engine.account("aws").queued.due == 1)
     waiting.cancel()
-    async with asyncio.timeout(1):
-        while open_door.engine.account("aws").queued.due:  # noqa: ASYNC110
-            await asyncio.sleep(0.01)
+    await until(lambda: not open_door.engine.account("aws").queued.due)
     assert [(await task).status for task in running] == [200] * 3
     assert open_door.emulator.statistics()["lambda"].instances_peak == 3
 
