@@ -2,16 +2,20 @@
 What the core's decisions cost: `python benchmarks/bench_core.py [--jobs N]`.
 
 One invocation's whole way through the machine, without anything around it, and the memory
-that one waiting invocation takes.
+that one waiting invocation takes. Times are those of this process on a CPU, so neighbours do not
+count; "ops" are instructions of the interpreter, which no neighbour changes at all.
 """
 
 import argparse
 import gc
+import statistics
 import sys
 import time
 import tracemalloc
+from collections import deque
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 sys.path.insert(0, str(Path(__file__).parent.parent))
 
@@ -28,100 +32,164 @@ from dispatcher.core.model import (
     Source,
     Verdict,
 )
+from tests.core.test_cost import instructions
 
 QUOTA = 300
-ROUNDS = 8
-CYCLES = 2000
+RUN_S = 0.3
+CYCLES = 500
+ROUNDS = 12
 
 ACCEPTED = Accepted("5f6a4e1c-8d0e-4c43-b6c8-2a3a2bd5f8d7")
 
 
-def machine_of(**function: int) -> Machine:
-    functions = {"*": FunctionRules(completion=Source.CALLBACK, **function)}  # type: ignore[arg-type]
-    rules = AccountRules(quota=QUOTA, requests_max=QUOTA, functions=functions)
-    return Machine(Rules(accounts={"main": rules}, jobs_max=10**9), lambda: 0.5)
-
-
-def new_job(machine: Machine, seq: int, tenant: str, now: float) -> Job:
-    return Job(
-        id=f"i06am5d0rk{seq:016d}",
-        seq=seq,
-        lane=machine.accounts["main"].lane("thumbnail", None, tenant),
-        payload=b"",
-        type=CallType.ASYNC,
-        accepted_at=now,
-        due_at=now,
-    )
+OTHER_CASES: dict[str, dict[str, Any]] = {
+    "function at its cap": {"instances_max": QUOTA - 100},
+    "4 runs an instance": {"instance_concurrency": 4},
+    "duration": {"completion": Source.DURATION, "duration_s": RUN_S},
+    "accepted": {"completion": Source.ACCEPTED},
+    "20 idle accounts": {"idle_accounts": 20},
+}
 
 
 class Load:
-    """A backlog of many tenants in front of a full account."""
+    """A backlog of many tenants in front of a full account, among others that are idle."""
 
-    def __init__(self, tenants: int, jobs: int, **function: int) -> None:
-        self.machine = machine_of(**function)
+    def __init__(
+        self,
+        tenants: int,
+        jobs: int,
+        *,
+        completion: Source = Source.CALLBACK,
+        idle_accounts: int = 0,
+        **function: Any,
+    ) -> None:
+        functions = {"*": FunctionRules(completion=completion, **function)}
+        rules = AccountRules(quota=QUOTA, requests_max=QUOTA, functions=functions)
+        names = ["main", *(f"idle-{i}" for i in range(idle_accounts))]
+        self.machine = Machine(
+            Rules(accounts=dict.fromkeys(names, rules), jobs_max=10**9), lambda: 0.5
+        )
         self.now = 1000.0
         self.tenants = tenants
         self.count = 0
+        self.completion = completion
         self.running: list[Job] = []
-        self.launched: list[Launch] = []
-        for _ in range(jobs):
+        self.launched: deque[Launch] = deque()
+        self.answers = 0
+        for count in range(jobs):
             self.admit()
-        self.due()
-        self.sent()
+            if count < QUOTA:  # one after the other, so that they end like that
+                self.due()
+                self.sent()
+                self.now += RUN_S / QUOTA
+
+    @property
+    def is_all_sends(self) -> bool:
+        """Tell whether slots end with the answer to the send: then all but one of them are out."""
+        return self.completion is Source.ACCEPTED
 
     def admit(self) -> None:
         """Take a new invocation, its making included."""
-        self.count += 1
-        self.now += 1e-4
-        tenant = f"tenant-{self.count % self.tenants}"
-        self.machine.admit(new_job(self.machine, self.count, tenant, self.now), self.now)
-
-    def completed(self) -> None:
-        """End a run, and give its slot back."""
-        job = self.running.pop(self.count % len(self.running))
-        self.now += 1e-3
-        done = Completion(id=job.id, verdict=Verdict.SUCCEEDED, run_s=0.3)
-        self.machine.completed(job, done, self.now)
+        self.count = count = self.count + 1
+        lane = self.machine.accounts["main"].lane(
+            "thumbnail", None, f"tenant-{count % self.tenants}"
+        )
+        self.machine.admit(
+            Job(
+                id=f"i06am5d0rk{count:016d}",
+                seq=count,
+                lane=lane,
+                payload=b"",
+                type=CallType.ASYNC,
+                accepted_at=self.now,
+                due_at=self.now,
+            ),
+            self.now,
+        )
 
     def due(self) -> None:
         """Decide who goes next, and take the slot."""
         for effect in self.machine.due(self.now):
-            assert isinstance(effect, Launch)
-            self.launched.append(effect)
-
-    def sent(self) -> None:
-        """Take the cloud's word that it has it."""
-        for launch in self.launched:
-            self.machine.sent(launch.job, launch.slot, ACCEPTED, self.now)
-            self.running.append(launch.job)
-        self.launched.clear()
+            if isinstance(effect, Launch):
+                self.launched.append(effect)
 
     def next_deadline(self) -> None:
         """Ask when to come again."""
         self.machine.next_deadline(self.now)
 
+    def sent(self) -> None:
+        """Take the cloud's word that it has it."""
+        for _ in range(self.answers if self.is_all_sends else len(self.launched)):
+            launch = self.launched.popleft()
+            self.machine.sent(launch.job, launch.slot, ACCEPTED, self.now)
+            if self.completion is Source.CALLBACK:
+                self.running.append(launch.job)
+        self.answers = 0
 
-STEPS: tuple[Callable[[Load], None], ...] = (
-    Load.admit,
-    Load.completed,
-    Load.due,
-    Load.sent,
-    Load.next_deadline,
-)
+    def completed(self) -> None:
+        """End a run by the news of its end, or let the time pass that it takes."""
+        self.now += RUN_S / QUOTA
+        self.answers += 1
+        if self.running:
+            job = self.running.pop(self.count % len(self.running))
+            done = Completion(id=job.id, verdict=Verdict.SUCCEEDED, run_s=RUN_S)
+            self.machine.completed(job, done, self.now)
+
+
+BATCH = 100
+COLUMNS = ("admit", "due", "sent", "completed", "deadline", "decision", "alone", "life")
+ALONE = COLUMNS.index("alone")
+WIDTH = 42
+
+
+def timed(step: Callable[[], None], count: int) -> float:
+    """Return the microseconds of CPU that each of *count* steps in a row takes."""
+    began = time.process_time_ns()
+    for _ in range(count):
+        step()
+    return (time.process_time_ns() - began) / count / 1e3
 
 
 def microseconds(load: Load) -> list[float]:
-    """Return what each step takes for one invocation, in the best of several rounds of many."""
+    """
+    Return what each of `COLUMNS` takes for one invocation, in the median of several rounds.
+
+    The first five are steps by the hundred, as under load. A decision is `due`, which chooses and
+    takes the slot, and `completed`, which gives it back. Alone is what due, sent and completed
+    take one invocation after the other, and a life is that and its admission.
+    """
+
+    def one_at_a_time() -> None:
+        load.due()
+        load.sent()
+        load.completed()
+
+    for _ in range(QUOTA):
+        one_at_a_time()
     rounds = []
     for _ in range(ROUNDS):
-        spent = [0.0] * len(STEPS)
-        for _ in range(CYCLES):
-            for i, step in enumerate(STEPS):
-                start = time.perf_counter()
-                step(load)
-                spent[i] += time.perf_counter() - start
-        rounds.append([seconds / CYCLES * 1e6 for seconds in spent])
-    return [min(each) for each in zip(*rounds, strict=True)]
+        admit = timed(load.admit, CYCLES)
+        cycle = timed(one_at_a_time, CYCLES)
+        deadline = timed(load.next_deadline, CYCLES)
+        completed = timed(load.completed, BATCH)
+        due = timed(load.due, 1) / BATCH
+        sent = timed(load.sent, 1) / BATCH
+        decision = due + completed
+        rounds.append([admit, due, sent, completed, deadline, decision, cycle, admit + cycle])
+    return [statistics.median(each) for each in zip(*rounds, strict=True)]
+
+
+def operations(load: Load) -> int:
+    """Return how many instructions the decisions of one invocation take."""
+
+    def decide() -> None:
+        for _ in range(QUOTA):
+            load.due()
+            load.sent()
+            load.completed()
+
+    decide()
+    return instructions(decide) // QUOTA
 
 
 def bytes_per_waiting_job(jobs: int) -> float:
@@ -136,21 +204,37 @@ def bytes_per_waiting_job(jobs: int) -> float:
     return (after - before) / jobs
 
 
+def row(name: str, load: Load) -> dict[str, float]:
+    """Measure a case and print its line."""
+    times = microseconds(load)
+    whole = load.completion is Source.CALLBACK  # else not every step has its own stimulus
+    shown = [f"{each:.1f}" if whole or i >= ALONE else "" for i, each in enumerate(times)]
+    cells = "".join(f"{each:>10}" for each in shown)
+    print(f"{name:{WIDTH}}{cells}{operations(load):8}", flush=True)
+    return dict(zip(COLUMNS, times, strict=True))
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--jobs", type=int, default=100_000, help="how many wait")
-    jobs = parser.parse_args().jobs
+    parser.add_argument("--jobs", type=int, default=1_000_000, help="how many wait at most")
+    most = parser.parse_args().jobs
     version = sys.version.split()[0]
-    print(f"Python {version}, {jobs} waiting, quota {QUOTA}; µs each, best of {ROUNDS} rounds")
-    print(f"{'':36}" + "".join(f"{step.__name__:>15}" for step in STEPS))
-    cases = {
-        "1 tenant": Load(1, jobs),
-        "10 000 tenants": Load(10_000, jobs),
-        "10 000 tenants, function at its cap": Load(10_000, jobs, instances_max=200),
+    print(f"Python {version}, quota {QUOTA}; µs of CPU for one invocation, median of {ROUNDS}")
+    print(" " * WIDTH + "".join(f"{column:>10}" for column in COLUMNS) + f"{'ops':>8}")
+    sizes = [size for size in (10_000, 100_000, 1_000_000) if size <= most]
+    found = {
+        (size, tenants): row(f"{size:9} waiting, {tenants} tenants", Load(tenants, size))
+        for size in sizes
+        for tenants in (1, 100, 10_000)
     }
-    for name, load in cases.items():
-        print(f"{name:36}" + "".join(f"{each:15.1f}" for each in microseconds(load)))
-    print(f"{'bytes per waiting job, no payload':36}{bytes_per_waiting_job(jobs):15.0f}")
+    for name, given in OTHER_CASES.items():
+        row(f"{sizes[0]:9} waiting, {name}", Load(100, sizes[0], **given))
+    few, many = found[sizes[-1], 1]["decision"], found[sizes[-1], 10_000]["decision"]
+    print(f"decisions with 10 000 tenants are {few / many:.2f} times as fast as with one")
+    first, last = found[sizes[0], 100]["admit"], found[sizes[-1], 100]["admit"]
+    print(f"to enqueue at {sizes[-1]} takes {last / first:.2f} of the time at {sizes[0]}")
+    each = ", ".join(f"{bytes_per_waiting_job(size):.0f} at {size}" for size in sizes)
+    print(f"bytes per waiting invocation, no payload: {each}")
 
 
 if __name__ == "__main__":

@@ -2,7 +2,6 @@
 
 import math
 from collections import defaultdict
-from collections.abc import Iterator
 from typing import Any, Final
 
 from msgspec import UNSET
@@ -19,7 +18,7 @@ from dispatcher.core.gates import (
 )
 from dispatcher.core.job import Job
 from dispatcher.core.lanes import Lane, TenantQueue
-from dispatcher.core.lazy_heap import LazyHeap
+from dispatcher.core.lazy_heap import Ranking
 from dispatcher.core.model import (
     AccountRules,
     Completion,
@@ -30,7 +29,7 @@ from dispatcher.core.model import (
     Throttled,
 )
 from dispatcher.core.retry import retry_after_s
-from dispatcher.core.statistics import WAIT_BOUNDS_S, Histogram
+from dispatcher.core.statistics import Times
 from dispatcher.core.views import FunctionView, Labels, Queued, TenantView, WaitingFor
 
 #: Functions without a section that get a metric label of their own.
@@ -55,14 +54,14 @@ class Account:
         self.gate = AccountGate(name, rules)
         self.backlog = Backlog()
         self.functions: dict[str, FunctionGate] = {}
-        self._closings: LazyHeap[tuple[float, str, FunctionGate]] = LazyHeap(_still_closed)
+        self._closings: Ranking[FunctionGate] = Ranking()  #: by when they open again
         #: Invocations that hold a slot, by the labels of their function and tenant.
         self.in_flight: dict[tuple[str, str], int] = {}
         self.blocked_by: GateKind | None = None
         self.blocked_since = 0.0
-        self.reopens_at: float | None = None  #: when time alone lets the next one pass its ramp
-        #: How long those below their floor waited for it, with work that was due.
-        self.reclaim_s = Histogram(WAIT_BOUNDS_S)
+        self.reopens_at = math.inf  #: no function that is closed opens before this
+        self.ramp_opens_at: float | None = None  #: when time alone lets the next one pass
+        self.times = Times()
         self._labelled: set[str] = set()
         self._forget_functions_at = IDLE_KEPT
         self._forget_tenants_at = IDLE_KEPT
@@ -116,7 +115,9 @@ class Account:
         return OTHER
 
     def _forget_functions(self) -> None:
-        self.functions = {name: gate for name, gate in self.functions.items() if not gate.idle}
+        for gate in self.functions.values():
+            gate.forgotten = gate.idle
+        self.functions = {name: gate for name, gate in self.functions.items() if not gate.forgotten}
         self._forget_functions_at = IDLE_KEPT + 2 * len(self.functions)
 
     def _forget_tenants(self) -> None:
@@ -131,42 +132,51 @@ class Account:
         assert job.slot is None, job.id
         lane = job.lane
         function, tenant = lane.function, lane.tenant
-        share = function.rules.instance_concurrency
+        share = function.concurrency
+        duration_s = function.durations.expected_s(function.rules.duration_s)
+        labels = (function.label, tenant.label)
         slot = job.slot = Slot(
+            job=job,
             attempt=job.attempt,
-            qualifier=lane.qualifier,
             share=share,
             price=1 / share / tenant.gate.rules.weight,
-            labels=(function.label, tenant.label),
+            labels=labels,
             taken_at=now,
-            charged_s=UNKNOWN_RUN_S if function.duration_s is None else function.duration_s,
+            charged_s=UNKNOWN_RUN_S if duration_s is None else duration_s,
         )
-        added = function.take(slot.qualifier, now)
-        self.gate.take(added, added * function.milli_vcpu)
+        if function.take(lane.qualifier, now):
+            self.gate.take(1, function.milli_vcpu)
         tenant.gate.take(share)
-        self.in_flight[slot.labels] = self.in_flight.get(slot.labels, 0) + 1
-        tenant.pays(slot.charged_s, slot)
+        self.in_flight[labels] = self.in_flight.get(labels, 0) + 1
+        tenant.passed += slot.charged_s * slot.price
         self.backlog.rerank(tenant)
-        since = tenant.short_since
-        if since is not None and (not tenant.due or not tenant.gate.below_floor):
-            tenant.short_since = None
-            if now > since:  # else nobody had borrowed it
-                self.reclaim_s.observe(now - since)
+        if tenant.short_since is not None:
+            self._note_reclaimed(tenant, now)
         return slot
+
+    def _note_reclaimed(self, tenant: TenantQueue, now: float) -> None:
+        since = tenant.short_since
+        if since is None or (tenant.due and tenant.gate.floor_part is not None):
+            return
+        tenant.short_since = None
+        if now > since:  # else nobody had borrowed it
+            self.times.reclaim_s.observe(now - since)
 
     def give_back(self, job: Job, now: float) -> None:
         """Take the slot of *job* back, settle what it cost, and let others use the room."""
         slot, lane = job.slot, job.lane
         assert slot is not None, job.id
         job.slot = None
+        function, tenant = lane.function, lane.tenant
         self.in_flight[slot.labels] -= 1
-        freed = lane.function.give_back(slot.qualifier)
-        self.gate.give_back(freed, freed * lane.function.milli_vcpu)
-        lane.tenant.gate.give_back(slot.share)
-        lane.tenant.pays(now - slot.taken_at - slot.charged_s, slot)
-        self.backlog.rerank(lane.tenant)
-        lane.tenant.note_short(now)
-        self.backlog.room_at(lane.function)
+        if function.give_back(lane.qualifier):
+            self.gate.give_back(1, function.milli_vcpu)
+        tenant.gate.give_back(slot.share)
+        tenant.passed += (now - slot.taken_at - slot.charged_s) * slot.price
+        self.backlog.rerank(tenant)
+        if tenant.gate.rules.reserved:
+            tenant.note_short(now)
+        self.backlog.room_at(function)
 
     def next_to_go(self, now: float) -> Job | GateKind | None:
         """
@@ -174,21 +184,29 @@ class Account:
 
         Where something is due and may not go, return the gate that says no.
         """
-        if not self.backlog.due:
+        gate, backlog = self.gate, self.backlog
+        if not backlog.due:
             return None
-        if (shut := self.gate.shut(now)) is not None:
+        if (shut := gate.shut(now)) is not None:
             return shut.gate
-        if (job := self.backlog.next_resend(now)) is not None:
-            self.backlog.resend(job)
+        if backlog.any_resends and (job := backlog.next_resend(now)) is not None:
+            backlog.resend(job)
             return job
-        lane = self.backlog.next_lane(now)
+        if gate.full and backlog.any_ready:
+            return GateKind.ACCOUNT  # whoever it would be
+        return self._next_of_lanes(now)
+
+    def _next_of_lanes(self, now: float) -> Job | GateKind:
+        gate, backlog = self.gate, self.backlog
+        lane = backlog.next_lane(now)
         if lane is None:
-            return GateKind.FUNCTION if self.backlog.any_parked else GateKind.TENANT
-        if (no_room := self.gate.no_room(lane.function, lane.qualifier, now)) is not None:
-            self.reopens_at = no_room.until
+            return GateKind.FUNCTION if backlog.any_parked else GateKind.TENANT
+        if (no_room := gate.no_room(lane.function, lane.qualifier, now)) is not None:
+            self.ramp_opens_at = no_room.until
             return no_room.gate
-        self.gate.launch(lane.function, lane.qualifier, now)
-        job = self.backlog.take(lane)
+        if gate.pace is not None:
+            gate.launch(lane.function, lane.qualifier, now)
+        job = backlog.take(lane)
         self.take(job, now)
         return job
 
@@ -210,8 +228,9 @@ class Account:
             self.gate.met_quota(slot.sent_at, max(1, round(running)), now)
         else:
             run_s = completion.run_s
-            measured = run_s is not None and 0.0 <= run_s < math.inf
-            self._ran(function, run_s if measured else None, now)
+            if run_s is not None and not 0.0 <= run_s < math.inf:
+                run_s = None
+            self._ran(function, run_s, now)
 
     def _throttled(
         self, function: FunctionGate, slot: Slot, outcome: Throttled, now: float
@@ -234,7 +253,8 @@ class Account:
             self.gate.close(outcome, now + wait_s)
 
     def _ran(self, function: FunctionGate, run_s: float | None, now: float) -> None:
-        self.gate.ran(run_s, now)
+        if self.gate.foreign or self.gate.adaptive is not None:
+            self.gate.ran(run_s, now)
         if function.adaptive is not None:
             function.ran(run_s, now)
 
@@ -242,31 +262,28 @@ class Account:
 
     def _close(self, function: FunctionGate, until: float) -> None:
         if until > function.closed_until:
-            was_closed = function.closed_until > -math.inf
             function.closed_until = until
-            self._closings.push((until, function.name, function))
-            if was_closed:
-                self._closings.lapse()
+            self._closings.place((until, function.name, function))
+            self.reopens_at = min(self.reopens_at, until)
 
     def reopen(self, now: float) -> None:
         """Let out what waits for functions whose closing time is over."""
-        while (entry := self._closings.first()) is not None and entry[0] <= now:
-            function = self._closings.pop()[2]
+        while (function := self._closings.first()) is not None and function.closed_until <= now:
+            self._closings.pop()
             function.closed_until = -math.inf
             self.backlog.opened(function)
+        self.reopens_at = math.inf if function is None else function.closed_until
 
-    def times(self, now: float) -> Iterator[float]:
-        """Give the times after *now* at which time alone lets something happen."""
-        if (closing := self._closings.first()) is not None:
-            yield closing[0]
-        if (at := self.backlog.next_time()) is not None:
-            yield at
+    def next_time(self, now: float) -> float:
+        """Return when time alone lets something happen, later than *now*; infinity: never."""
+        at = min(self.backlog.wakes_at, self.reopens_at)
         if self.backlog.due:
             shut = self.gate.shut(now)
             if shut is not None and shut.until is not None:
-                yield shut.until
-            if self.blocked_by is GateKind.RAMP and self.reopens_at is not None:
-                yield self.reopens_at
+                at = min(at, shut.until)
+            if self.blocked_by is GateKind.RAMP and self.ramp_opens_at is not None:
+                at = min(at, self.ramp_opens_at)
+        return at
 
     def note_blocked(
         self, gate: GateKind | None, now: float, seconds: defaultdict[Labels, float]
@@ -282,9 +299,7 @@ class Account:
     def pause(self, function: str | None, *, paused: bool) -> None:
         """Stop or resume all sends, or those to one function."""
         if function is None:
-            if self.gate.paused and not paused:
-                self.gate.starts_again()
-            self.gate.paused = paused
+            self.gate.pause(paused=paused)
             return
         gate = self.function(function)
         if gate.paused and not paused:
@@ -391,7 +406,3 @@ def _explained(blocked: Blocked, now: float) -> WaitingFor:
     if blocked.until is not None:
         fields["until_s"] = max(0.0, blocked.until - now)
     return WaitingFor(gate=blocked.gate, name=blocked.name, **fields)
-
-
-def _still_closed(entry: tuple[float, str, FunctionGate]) -> bool:
-    return entry[2].closed_until == entry[0]

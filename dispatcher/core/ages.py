@@ -39,8 +39,9 @@ class Ages:
         second = self._seconds.get(number)
         if second is None:
             second = self._seconds[number] = _Second(due_at)
-            self._order.place(second, number, next(self._serials))
-        second.since = min(second.since, due_at)
+            self._order.place((number, next(self._serials), second))
+        elif due_at < second.since:
+            second.since = due_at
         second.count += 1
 
     def remove(self, due_at: float) -> None:

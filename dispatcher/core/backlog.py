@@ -54,6 +54,7 @@ class Backlog:
         # Due again, and their slot is still held; those of a function that is shut apart.
         self._resends: OrderedDict[str, Job] = OrderedDict()
         self._shut_resends: dict[str, OrderedDict[str, Job]] = {}
+        self.wakes_at = math.inf  #: nothing that time brings about is due before this
         self._delayed: Ranking[Job] = Ranking()
         self._ramps: list[tuple[float, int, FunctionGate]] = []  #: when they let one more begin
         self._expiries: LazyHeap[tuple[float, int, Job]] = LazyHeap(_will_expire)
@@ -73,34 +74,40 @@ class Backlog:
         if job.expires_at < math.inf and not job.maybe_sent:
             job.expiry = expiry = (job.expires_at, job.seq, job)
             self._expiries.push(expiry)
+            self.wakes_at = min(self.wakes_at, job.expires_at)
         if job.waits_for is not None and job.wakes_at > now:
             self.delayed += 1
             job.lane.tenant.delayed += 1
-            self._delayed.place(job, job.wakes_at, job.seq)
+            self._delayed.place((job.wakes_at, job.seq, job))
+            self.wakes_at = min(self.wakes_at, job.wakes_at)
         else:
             self._come_due(job, now)
 
     def _come_due(self, job: Job, now: float) -> None:
-        tenant = job.lane.tenant
+        lane = job.lane
+        tenant = lane.tenant
         job.waits_for = None
         self.due += 1
         tenant.due += 1
-        tenant.note_short(now)
+        if tenant.gate.rules.reserved:
+            tenant.note_short(now)
         self._ages.add(job.due_at)
         if job.slot is not None:
             self._resends[job.id] = job
             return
-        # The lane may have been dropped and made anew while the job was away.
-        lane = job.lane = tenant.lanes.setdefault(job.lane.key, job.lane)
-        lane.jobs.place(job, job.rank, job.seq)
-        if lane.line is None:
+        if lane.forgotten:  # while the job was away
+            lane = job.lane = tenant.lane(lane.function, lane.qualifier)
+        jobs = lane.jobs
+        jobs.place((job.rank, job.seq, job))
+        if lane.line is None and jobs.first() is job:  # else nothing changes outside
             self._offer(lane)
 
     def _no_longer_due(self, job: Job) -> None:
         self.due -= 1
         job.lane.tenant.due -= 1
         self._ages.remove(job.due_at)
-        self._forget_expiry(job)
+        if job.expiry is not None:
+            self._forget_expiry(job)
 
     def drop(self, job: Job) -> None:
         """Take a waiting job out, wherever it waits."""
@@ -109,7 +116,8 @@ class Backlog:
             self.delayed -= 1
             lane.tenant.delayed -= 1
             self._delayed.remove(job)
-            self._forget_expiry(job)
+            if job.expiry is not None:
+                self._forget_expiry(job)
             return
         self._no_longer_due(job)
         if not lane.tenant.due:
@@ -135,7 +143,7 @@ class Backlog:
         tenant, line = lane.tenant, lane.line
         job = lane.jobs.pop()
         self._no_longer_due(job)
-        if tenant.gate.below_floor:
+        if tenant.gate.floor_part is not None:
             tenant.passed = min(tenant.passed, self._passed + FLOOR_DEBT_S)
         else:
             self._passed = max(self._passed, tenant.passed)
@@ -147,6 +155,11 @@ class Backlog:
         return job
 
     # -- Those that go again with the slot they hold
+
+    @property
+    def any_resends(self) -> bool:
+        """Tell whether one may go whose function is not known to be shut."""
+        return bool(self._resends)
 
     def next_resend(self, now: float) -> Job | None:
         """Return the first of those whose function is not shut."""
@@ -165,6 +178,11 @@ class Backlog:
 
     # -- Order
 
+    @property
+    def any_ready(self) -> bool:
+        """Tell whether a tenant has its turn that no gate but the account's is known to block."""
+        return isinstance(self._order.first(), TenantQueue)
+
     def next_lane(self, now: float) -> Lane | None:
         """
         Return the lane whose turn it is, by every gate but the account's.
@@ -173,23 +191,25 @@ class Backlog:
         or stands behind something that is. What is found blocked on the way is put aside, so
         each is looked at once.
         """
-        while (first := self._order.first()) is not None:
-            lane = self._of_line(first, now) if isinstance(first, Line) else self._of(first, now)
-            if lane is not None:
+        order = self._order
+        while (first := order.first()) is not None:
+            if isinstance(first, Line):
+                lane = self._of_line(first, now)
+                if lane is not None:
+                    return lane
+                continue
+            lane = first.ready.first()
+            assert lane is not None, first
+            if lane.function.blocked(lane.qualifier, now) is not None or (
+                self._lines and self._behind(lane, now)
+            ):
+                self._park(lane)
+            elif first.gate.rules.limit is not None and not lane.fits_tenant:
+                first.at_ceiling = True
+                order.remove(first)
+            else:
                 return lane
         return None
-
-    def _of(self, tenant: TenantQueue, now: float) -> Lane | None:
-        lane = tenant.ready.first()
-        assert lane is not None, tenant
-        if lane.function.blocked(lane.qualifier, now) is not None or self._behind(lane, now):
-            self._park(lane)
-            return None
-        if not lane.fits_tenant:
-            tenant.at_ceiling = True
-            self._rank(tenant)
-            return None
-        return lane
 
     def _behind(self, lane: Lane, now: float) -> bool:
         """Tell whether *lane* must not pass the line behind its function, where it would fit."""
@@ -206,7 +226,7 @@ class Backlog:
         tenant = lane.tenant
         assert line.entry is not None, line
         if line.entry[:2] != tenant.place:
-            self._order.place(line, *tenant.place, line.serial)
+            self._order.place((*tenant.place, line.serial, line))
             return None
         if (blocked := lane.function.blocked(lane.qualifier, now)) is not None:
             self._order.remove(line)
@@ -214,6 +234,7 @@ class Backlog:
                 assert blocked.until is not None, blocked
                 line.opens_at = blocked.until
                 heapq.heappush(self._ramps, (blocked.until, self.next_serial(), lane.function))
+                self.wakes_at = min(self.wakes_at, blocked.until)
             return None
         if tenant.at_ceiling or not lane.fits_tenant:
             tenant.at_ceiling = True
@@ -233,22 +254,25 @@ class Backlog:
         if head is None:
             lane.tenant.ready.remove(lane)
         else:
-            lane.tenant.ready.place(lane, head.rank, head.seq, lane.serial)
+            lane.tenant.ready.place((head.rank, head.seq, lane.serial, lane))
 
     def _rank(self, tenant: TenantQueue) -> None:
-        if tenant.at_ceiling or not tenant.ready:
+        if tenant.at_ceiling or tenant.ready.first() is None:
             self._order.remove(tenant)
             return
         if tenant.entry is None:
             # Whoever comes back has saved no credit; whoever is new has no debt.
             join_s = JOIN_S / tenant.gate.rules.weight
             tenant.passed = max(tenant.passed, self._passed + join_s)
-        self._order.place(tenant, *tenant.place, tenant.serial)
+        self._order.place((*tenant.place, tenant.serial, tenant))
 
     def rerank(self, tenant: TenantQueue) -> None:
         """Put a tenant in its place again after it was charged, or took or gave back a slot."""
         tenant.at_ceiling = False  # looked at anew when its turn comes
-        self._rank(tenant)
+        if tenant.entry is not None and tenant.ready.first() is not None:
+            self._order.place((*tenant.place, tenant.serial, tenant))
+        else:
+            self._rank(tenant)
 
     # -- Parking
 
@@ -275,7 +299,7 @@ class Backlog:
             self._order.remove(line)
             del self._lines[function.name]
         else:
-            self._order.place(line, *first.tenant.place, line.serial)
+            self._order.place((*first.tenant.place, line.serial, line))
 
     def room_at(self, function: FunctionGate) -> None:
         """Let who waits behind *function* try: a slot of it was given back."""
@@ -291,7 +315,7 @@ class Backlog:
     # -- Time
 
     def wake(self, now: float) -> None:
-        """Let those take their turn whose time has come."""
+        """Let those take their turn whose time has come, and find out when it comes next."""
         while self._ramps and self._ramps[0][0] <= now:
             self.room_at(heapq.heappop(self._ramps)[2])
         while (job := self._delayed.first()) is not None and job.wakes_at <= now:
@@ -299,30 +323,29 @@ class Backlog:
             self.delayed -= 1
             job.lane.tenant.delayed -= 1
             self._come_due(job, now)
+        self.wakes_at = self._next_time()
 
-    def expired(self, now: float) -> Iterator[Job]:
+    def expired(self, now: float) -> Job | None:
         """
-        Give what was not sent in time; the caller drops each before it asks for the next.
+        Return one that was not sent in time; the caller drops it before it asks for the next.
 
         What may have been sent already is no longer ours to let expire.
         """
-        while (entry := self._expiries.first()) is not None and entry[0] <= now:
-            yield entry[2]
+        entry = self._expiries.first()
+        return None if entry is None or entry[0] > now else entry[2]
 
     def _forget_expiry(self, job: Job) -> None:
-        if job.expiry is not None:
-            job.expiry = None
-            self._expiries.lapse()
+        job.expiry = None
+        self._expiries.lapse()
 
-    def next_time(self) -> float | None:
-        """Return when `wake` or `expired` have something to do."""
-        delayed, expiry = self._delayed.first(), self._expiries.first()
-        times = [self._ramps[0][0]] if self._ramps else []
-        if delayed is not None:
-            times.append(delayed.wakes_at)
-        if expiry is not None:
-            times.append(expiry[0])
-        return min(times, default=None)
+    def _next_time(self) -> float:
+        """Return when `wake` or `expired` have something to do; infinity: never."""
+        at = self._ramps[0][0] if self._ramps else math.inf
+        if (delayed := self._delayed.first()) is not None:
+            at = min(at, delayed.wakes_at)
+        if (expiry := self._expiries.first()) is not None:
+            at = min(at, expiry[0])
+        return at
 
     # -- What others want to know
 
@@ -340,7 +363,7 @@ class Backlog:
         ]
         kept = heapq.nlargest(debtors_max, debtors, key=lambda tenant: tenant.passed)
         for name in {tenant.name for tenant in idle} - {tenant.name for tenant in kept}:
-            del self.tenants[name]
+            self.tenants.pop(name).forgotten = True
 
     def ahead_of(self, job: Job) -> Iterator[bool]:
         """Give, for each due invocation of the same tenant, whether it comes before *job*."""

@@ -39,10 +39,11 @@ class Durations:
     def add(self, run_s: float) -> None:
         """Learn of a run that took *run_s* seconds."""
         assert run_s >= 0.0, run_s
-        if len(self._latest) == self._latest.maxlen:
-            del self._sorted[bisect_left(self._sorted, self._latest[0])]
-        self._latest.append(run_s)
-        insort(self._sorted, run_s)
+        latest, in_order = self._latest, self._sorted
+        if len(latest) == latest.maxlen:
+            del in_order[bisect_left(in_order, latest[0])]
+        latest.append(run_s)
+        insort(in_order, run_s)
 
     def quantile(self, share: float) -> float | None:
         """
@@ -62,9 +63,11 @@ class Durations:
 
         None where nothing is known. This is for deciding when to look, and what to charge.
         """
-        if declared_s is not None and len(self) < RUNS_MIN:
+        in_order = self._sorted
+        count = len(in_order)
+        if not count or (declared_s is not None and count < RUNS_MIN):
             return declared_s
-        return self.quantile(TYPICAL)
+        return in_order[(count - 1) // 2]  # `TYPICAL`, and asked for at every launch
 
     def cautious_s(self, declared_s: float | None) -> float | None:
         """

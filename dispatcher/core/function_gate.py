@@ -2,6 +2,7 @@
 
 import math
 from collections.abc import Mapping
+from typing import Any
 
 from msgspec import Struct
 
@@ -27,12 +28,16 @@ class FunctionGate:
     __slots__ = (
         "adaptive",
         "closed_until",
+        "concurrency",
         "durations",
+        "entry",
+        "forgotten",
         "in_flight",
         "in_use",
         "jobs",
         "label",
         "listed",
+        "milli_vcpu",
         "name",
         "pace",
         "paused",
@@ -46,9 +51,10 @@ class FunctionGate:
         self.listed = listed  #: it has a section of its own
         self.jobs = 0  #: invocations that wait for it or run
         self.label = label
-        self.rules = rules
         self.paused = False
         self.closed_until = -math.inf  #: set back as soon as that time is over
+        self.entry: tuple[Any, ...] | None = None  #: its place among those that are closed
+        self.forgotten = False  #: another gate may have its name by now
         # An instance serves one version only, so each qualifier fills its own.
         self.in_flight: dict[str | None, int] = {}
         self.in_use = 0
@@ -56,16 +62,17 @@ class FunctionGate:
         #: By qualifier: why the ends of its runs cannot be learned as its rules say.
         self.untracked: dict[str | None, str] = {}
         self.adaptive: Adaptive | None = None  #: once the cloud has named a limit of its own
-        self.pace = paced(None, rules.ramp)
+        self.pace: Pace | None = None
         # Of all qualifiers together: it errs by a few tokens of the ramp.
         self.warm = Warm()
+        self._follow(rules)
 
     def __repr__(self) -> str:
         return f"<FunctionGate {self.name} {self.in_use}/{self.rules.instances_max}>"
 
     def instances_for_one_more(self, qualifier: str | None) -> int:
         """Return how many instances (0 or 1) another invocation would add."""
-        return 1 if self.in_flight.get(qualifier, 0) % self.rules.instance_concurrency == 0 else 0
+        return 1 if self.in_flight.get(qualifier, 0) % self.concurrency == 0 else 0
 
     def shut(self, now: float) -> Blocked | None:
         """Return why nothing at all may be sent to it now, instances apart."""
@@ -85,8 +92,8 @@ class FunctionGate:
 
     def blocked(self, qualifier: str | None, now: float) -> Blocked | None:
         """Return why an invocation may not pass now; None: it may."""
-        if (shut := self.shut(now)) is not None:
-            return shut
+        if self.paused or self.closed_until > now:
+            return self.shut(now)
         limit = self.rules.instances_max if self.adaptive is None else self.limit
         if limit is None and self.pace is None:  # as with most functions
             return None
@@ -105,14 +112,15 @@ class FunctionGate:
 
     def take(self, qualifier: str | None, now: float) -> int:
         """Count one more invocation; return how many instances that added."""
-        added = self.instances_for_one_more(qualifier)
-        if added and self.pace is not None:
+        count = self.in_flight.get(qualifier, 0)
+        self.in_flight[qualifier] = count + 1
+        if count % self.concurrency:
+            return 0
+        if self.pace is not None:
             self.pace.take(now, cold=self.starts_cold(now))
-        self.in_flight[qualifier] = self.in_flight.get(qualifier, 0) + 1
-        self.in_use += added
-        if added:
-            self.warm.count(self.in_use, now)
-        return added
+        self.in_use += 1
+        self.warm.count(self.in_use, now)
+        return 1
 
     def give_back(self, qualifier: str | None) -> int:
         """Count one invocation less; return how many instances that freed."""
@@ -122,25 +130,27 @@ class FunctionGate:
             self.in_flight[qualifier] = count
         else:
             del self.in_flight[qualifier]
-        freed = 1 if count % self.rules.instance_concurrency == 0 else 0
-        self.in_use -= freed
+        if count % self.concurrency:
+            return 0
+        self.in_use -= 1
         assert self.in_use >= 0, self
-        return freed
+        return 1
 
     def set_rules(self, rules: FunctionRules) -> int:
         """Take new rules; return by how many instances the use changed with them."""
         before, declared_s = self.in_use, self.rules.duration_s
-        self.rules = rules
-        self.pace = paced(self.pace, rules.ramp)
+        self._follow(rules)
         self.in_use = sum(-(-n // rules.instance_concurrency) for n in self.in_flight.values())
         if rules.duration_s not in (None, declared_s):
             self.durations = Durations()  # else what was learned since is worth more
         return self.in_use - before
 
-    @property
-    def milli_vcpu(self) -> int:
-        """Return thousandths of vCPUs of one instance, so that sums come back to zero exactly."""
-        return milli(self.rules.vcpu)
+    def _follow(self, rules: FunctionRules) -> None:
+        self.rules = rules
+        self.concurrency = rules.instance_concurrency
+        #: Thousandths of vCPUs of one instance, so that sums come back to zero exactly.
+        self.milli_vcpu = milli(rules.vcpu)
+        self.pace = paced(self.pace, rules.ramp)
 
     def starts_again(self, limit: int) -> None:
         """Have it come back little by little after a pause, up to *limit* or its own."""

@@ -6,7 +6,7 @@ from all of them together, and gives back when the slot ends.
 """
 
 import math
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from msgspec import Struct
 
@@ -27,6 +27,9 @@ from dispatcher.core.ramp import Pace, paced
 from dispatcher.core.rate import Rate
 from dispatcher.core.retry import Budget
 
+if TYPE_CHECKING:
+    from dispatcher.core.job import Job
+
 __all__ = ["AccountGate", "Blocked", "FunctionGate", "Slot", "TenantGate", "rules_for"]
 
 
@@ -37,8 +40,8 @@ class Slot(Struct, eq=False, kw_only=True):
     It remembers what was taken, since the rules may change while it is held.
     """
 
+    job: "Job"  #: whose attempt
     attempt: int
-    qualifier: str | None
     share: int  #: invocations per instance: it counts 1/share at the tenant's gate
     price: float  #: what a second costs its tenant's place in the order: 1/share/weight
     labels: tuple[str, str]  #: of its function and tenant
@@ -49,7 +52,7 @@ class Slot(Struct, eq=False, kw_only=True):
     deadline: float = math.inf
     """When it is given up without news; while its request is out, the transport's time-outs
     bound it instead."""
-    hold: tuple[Any, ...] | None = None  #: its place among the deadlines
+    entry: tuple[Any, ...] | None = None  #: its place among the deadlines
     lost_until: float = -math.inf
     """Until then a send that nobody knows the fate of may be running on it."""
     exact: bool = True
@@ -85,10 +88,13 @@ class TenantGate:
         return limit is None or self.in_use + 1 / share <= limit + 1e-9
 
     @property
-    def below_floor(self) -> bool:
-        """Tell whether it holds less than what is reserved for it."""
+    def floor_part(self) -> float | None:
+        """Return the part that it holds of what is reserved for it; None: all, or nothing is."""
         reserved = self.rules.reserved
-        return reserved > 0 and self.in_use + 1e-9 < reserved
+        if not reserved:
+            return None
+        held = self.in_use
+        return held / reserved if held + 1e-9 < reserved else None
 
     def take(self, share: int) -> None:
         """Count one more invocation."""
@@ -110,6 +116,7 @@ class AccountGate:
     __slots__ = (
         "adaptive",
         "budget",
+        "calm",
         "ceiling",
         "circuit",
         "closed_until",
@@ -118,6 +125,7 @@ class AccountGate:
         "milli_vcpu",
         "name",
         "pace",
+        "packs",
         "paused",
         "rate",
         "rate_closed_until",
@@ -135,6 +143,8 @@ class AccountGate:
         self.milli_vcpu = 0
         self.pace = paced(None, rules.ramp)
         self.requests = 0
+        self.calm = False
+        """Only the requests in flight can shut it: `shut` finds out, whatever else may do so ends it."""
         self.paused = False
         self.closed_until = -math.inf
         self.rate_closed_until = -math.inf
@@ -154,7 +164,10 @@ class AccountGate:
     def set_rules(self, rules: AccountRules) -> None:
         """Take new rules. A limit below what is held drains: nothing new until it fits."""
         self.rules = rules
+        self.calm = False
         self.ceiling = rules.quota - rules.headroom  #: what the limit is at most
+        #: Any function has several invocations on an instance: there may be room on one that is held.
+        self.packs = any(each.instance_concurrency > 1 for each in rules.functions.values())
         self.rate.set(rules.rate_max_per_s)
         self.pace = paced(self.pace, rules.ramp)
         self.foreign = min(self.foreign, rules.quota)
@@ -168,6 +181,8 @@ class AccountGate:
 
     def shut(self, now: float) -> Blocked | None:
         """Return why nothing at all of this account may be sent now, instances apart."""
+        if self.calm and self.requests < self.rules.requests_max:
+            return None
         if self.paused:
             return Blocked(GateKind.PAUSED, self.name)
         if (until := self.circuit.until(now)) is not None:
@@ -183,15 +198,26 @@ class AccountGate:
             return Blocked(GateKind.RATE, "requests_max", self.rules.requests_max, self.requests)
         if (opens := self.rate.open_at(now)) > now:
             return Blocked(GateKind.RATE, self.name, self.rules.rate_max_per_s, until=opens)
+        self.calm = not self.rules.rate_max_per_s and not self.circuit.is_open
         return None
 
-    def full(self, instances: int) -> bool:
-        """Tell whether there is no room for so many more instances; for none there always is."""
-        return instances > 0 and self.in_use + instances > self.limit
+    def pause(self, *, paused: bool) -> None:
+        """Let nothing pass any more, or everything again."""
+        if self.paused and not paused:
+            self.starts_again()
+        self.paused = paused
+        self.calm = False
+
+    @property
+    def full(self) -> bool:
+        """Tell whether there is no room for anything, whoever's turn it is."""
+        adaptive = self.adaptive
+        limit = self.ceiling if adaptive is None else adaptive.limit
+        return not self.packs and self.in_use >= limit
 
     def no_room(self, function: FunctionGate, qualifier: str | None, now: float) -> Blocked | None:
         """Return why the account has no room for one more invocation of *function*."""
-        if not function.instances_for_one_more(qualifier):
+        if function.concurrency > 1 and not function.instances_for_one_more(qualifier):
             return None
         adaptive = self.adaptive
         if self.in_use >= (self.ceiling if adaptive is None else adaptive.limit):
@@ -216,9 +242,12 @@ class AccountGate:
     def sent(self, slot: Slot, now: float) -> None:
         """Count a send as begun."""
         self.requests += 1
-        self.rate.take(now)
         slot.sent_at = now
-        slot.era = self.circuit.sent(now)
+        if self.calm:
+            slot.era = self.circuit.era
+        else:
+            self.rate.take(now)
+            slot.era = self.circuit.sent(now)
 
     def launch(self, function: FunctionGate, qualifier: str | None, now: float) -> None:
         """Count what *function* is about to take against how fast instances may begin."""
@@ -231,7 +260,10 @@ class AccountGate:
         assert self.requests >= 0, self
         match outcome:
             case Denied():
+                self.calm = False
                 return self.circuit.denied(slot.era, now)
+            case _ if self.calm:  # so the circuit is closed
+                pass
             case NotSent() | Lost():
                 self.circuit.unanswered(slot.era)
             case _:
@@ -258,6 +290,7 @@ class AccountGate:
 
     def close(self, throttled: Throttled, until: float) -> None:
         """Let nothing pass before *until*: the account's or the caller's limit was met."""
+        self.calm = False
         if throttled.gate is GateKind.RATE:
             self.rate_closed_until = max(self.rate_closed_until, until)
         else:
@@ -267,9 +300,10 @@ class AccountGate:
         """Count instances as held; fewer where a function now runs more on each."""
         self.in_use += instances
         self.milli_vcpu += milli_vcpu
-        assert self.in_use >= 0, self
-        assert self.milli_vcpu >= 0, self
+        assert self.in_use >= 0 <= self.milli_vcpu, self
 
     def give_back(self, instances: int, milli_vcpu: int = 0) -> None:
         """Count instances as free."""
-        self.take(-instances, -milli_vcpu)
+        self.in_use -= instances
+        self.milli_vcpu -= milli_vcpu
+        assert self.in_use >= 0 <= self.milli_vcpu, self

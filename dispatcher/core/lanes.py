@@ -9,7 +9,7 @@ line behind its function.
 import itertools
 from typing import Any, Final
 
-from dispatcher.core.gates import FunctionGate, Slot, TenantGate
+from dispatcher.core.gates import FunctionGate, TenantGate
 from dispatcher.core.job import Job
 from dispatcher.core.lazy_heap import Ranking
 
@@ -20,7 +20,17 @@ LANES_KEPT: Final = 1024
 class Lane:
     """Due invocations of one tenant for one function and qualifier, by rank."""
 
-    __slots__ = ("entry", "function", "jobs", "line", "qualifier", "serial", "tenant", "turn")
+    __slots__ = (
+        "entry",
+        "forgotten",
+        "function",
+        "jobs",
+        "line",
+        "qualifier",
+        "serial",
+        "tenant",
+        "turn",
+    )
 
     def __init__(
         self, tenant: "TenantQueue", function: FunctionGate, qualifier: str | None
@@ -32,6 +42,7 @@ class Lane:
         self.jobs: Ranking[Job] = Ranking()
         self.line: Line | None = None  #: where it is parked
         self.turn = 0.0  #: its turn in that line
+        self.forgotten = False  #: its tenant may have another one for the same by now
         self.entry: tuple[Any, ...] | None = None
 
     def __repr__(self) -> str:
@@ -45,7 +56,7 @@ class Lane:
     @property
     def fits_tenant(self) -> bool:
         """Tell whether its tenant's ceiling allows one more invocation of it."""
-        return self.tenant.gate.fits(self.function.rules.instance_concurrency)
+        return self.tenant.gate.fits(self.function.concurrency)
 
 
 class TenantQueue:
@@ -59,6 +70,7 @@ class TenantQueue:
         "delayed",
         "due",
         "entry",
+        "forgotten",
         "gate",
         "label",
         "lanes",
@@ -83,6 +95,7 @@ class TenantQueue:
         #: Since when it has had due work and held less than its floor; None: that is not so.
         self.short_since: float | None = None
         self.at_ceiling = False  #: what would go next does not fit under its limit
+        self.forgotten = False  #: another queue may have its name by now
         self.entry: tuple[Any, ...] | None = None
         self._forget_lanes_at = LANES_KEPT
         self._serials = itertools.count()
@@ -102,29 +115,30 @@ class TenantQueue:
         First are those below their floor, by the part of it that they hold; then the others,
         by what they have used.
         """
-        gate = self.gate
-        return (
-            (False, gate.in_use / gate.rules.reserved) if gate.below_floor else (True, self.passed)
-        )
+        part = self.gate.floor_part if self.gate.rules.reserved else None
+        return (True, self.passed) if part is None else (False, part)
 
     def lane(self, function: FunctionGate, qualifier: str | None) -> Lane:
         """Return the lane of a function and qualifier."""
         lane = self.lanes.get((function.name, qualifier))
         if lane is None or lane.function is not function:
             if len(self.lanes) >= self._forget_lanes_at:
-                self.lanes = {key: old for key, old in self.lanes.items() if old.jobs}
+                self._forget_lanes()
                 self._forget_lanes_at = LANES_KEPT + 2 * len(self.lanes)
+            if lane is not None:
+                lane.forgotten = True
             lane = Lane(self, function, qualifier)
             self.lanes[lane.key] = lane
         return lane
 
-    def pays(self, seconds: float, slot: Slot) -> None:
-        """Charge seconds of a slot, or settle them (a negative charge)."""
-        self.passed += seconds * slot.price
+    def _forget_lanes(self) -> None:
+        for lane in self.lanes.values():
+            lane.forgotten = not lane.jobs
+        self.lanes = {key: lane for key, lane in self.lanes.items() if not lane.forgotten}
 
     def note_short(self, now: float) -> None:
         """Note since when it waits for what is reserved for it."""
-        if self.short_since is None and self.due and self.gate.below_floor:
+        if self.short_since is None and self.due and self.gate.floor_part is not None:
             self.short_since = now
 
     @property
@@ -170,4 +184,4 @@ class Line:
         lane.line = None
 
     def _place(self, lane: Lane) -> None:
-        self.lanes.place(lane, lane.turn, next(self._serials))
+        self.lanes.place((lane.turn, next(self._serials), lane))

@@ -1,7 +1,7 @@
 """Heaps out of which entries can be taken anywhere: a stale entry stays until it comes up."""
 
-import heapq
 from collections.abc import Callable, Iterator
+from heapq import heapify, heappop, heappush, heapreplace
 from typing import Any, Generic, Protocol, TypeVar
 
 Entry = TypeVar("Entry", bound=tuple[Any, ...])
@@ -34,16 +34,19 @@ class _Heap(Generic[Entry]):
 
     def push(self, entry: Entry) -> None:
         """Add an entry. Its owner comes last and is never compared: what precedes it is unique."""
-        heapq.heappush(self._heap, entry)
+        heappush(self._heap, entry)
         self._live += 1
 
     def lapse(self) -> None:
         """Note that one entry has gone stale."""
-        self._live -= 1
-        assert self._live >= 0, self
-        if len(self._heap) > 2 * self._live:
-            self._heap = list(filter(self._good, self._heap))
-            heapq.heapify(self._heap)
+        self._live = live = self._live - 1
+        assert live >= 0, self
+        if len(self._heap) > 2 * live:
+            self._make_anew()
+
+    def _make_anew(self) -> None:
+        self._heap = list(filter(self._good, self._heap))
+        heapify(self._heap)
 
 
 class LazyHeap(_Heap[Entry]):
@@ -61,14 +64,14 @@ class LazyHeap(_Heap[Entry]):
         while heap:
             if self._good(heap[0]):
                 return heap[0]
-            heapq.heappop(heap)
+            heappop(heap)
         return None
 
     def pop(self) -> Entry:
         """Take the least good entry out; there must be one."""
         entry = self.first()
         assert entry is not None, self
-        heapq.heappop(self._heap)
+        heappop(self._heap)
         self.lapse()
         return entry
 
@@ -95,15 +98,26 @@ class Ranking(_Heap[tuple[Any, ...]], Generic[Owner]):
         """Give the owners, in no order."""
         return (entry[-1] for entry in self._heap if _stands(entry))
 
-    def place(self, owner: Owner, *key: float) -> None:
-        """Put *owner* in its place, or in another one. No two owners ever have the same key."""
-        old = owner.entry
-        if old is not None and old[:-1] == key:
-            return
-        owner.entry = entry = (*key, owner)
-        self.push(entry)
-        if old is not None:
-            self.lapse()
+    def place(self, entry: tuple[Any, ...]) -> None:
+        """
+        Put the owner that *entry* ends with in its place, or in another one.
+
+        No two owners ever have the same key, which is what precedes the owner.
+        """
+        owner: Owner = entry[-1]
+        old, heap = owner.entry, self._heap
+        if old is None:
+            self._live += 1
+            owner.entry = entry
+            heappush(heap, entry)
+        elif old != entry:
+            owner.entry = entry
+            if heap[0] is old:  # the most common move: whoever went steps back
+                heapreplace(heap, entry)
+                return
+            heappush(heap, entry)
+            if len(heap) > 2 * self._live:
+                self._make_anew()
 
     def remove(self, owner: Owner) -> None:
         """Take *owner* out, if it is in."""
@@ -119,14 +133,14 @@ class Ranking(_Heap[tuple[Any, ...]], Generic[Owner]):
             owner: Owner = entry[-1]
             if owner.entry is entry:
                 return owner
-            heapq.heappop(heap)
+            heappop(heap)
         return None
 
     def pop(self) -> Owner:
         """Take out whose key is the least; there must be one."""
         owner = self.first()
         assert owner is not None, self
-        heapq.heappop(self._heap)
+        heappop(self._heap)
         owner.entry = None
         self.lapse()
         return owner

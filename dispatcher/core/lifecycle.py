@@ -80,9 +80,9 @@ FINAL: Final = frozenset(state for state, moves in _AFTER.items() if not moves)
 
 def after(state: State, move: Move) -> State:
     """Return the state that *move* leads to from *state*; an impossible move is a bug."""
-    moves = _AFTER[state]
-    assert move in moves, f"an invocation that is {state} cannot {move}"
-    return moves[move]
+    found = _AFTER[state].get(move)
+    assert found is not None, f"an invocation that is {state} cannot {move}"
+    return found
 
 
 def can(state: State, move: Move) -> bool:

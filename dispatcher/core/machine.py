@@ -7,7 +7,7 @@ taken here, at the decision; whoever carries the effects out must do so before h
 """
 
 import math
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from typing import Final, Unpack, assert_never
 
 from dispatcher.core.account import Account
@@ -89,9 +89,9 @@ class Machine:
         job.sent_at = job.first_sent_at = sent_at = now - sent_ago_s
         job.waits_for = None
         if state is State.RUNNING:
-            account.take(job, now)
-            job.state = after(after(job.state, Move.LAUNCH), Move.ACCEPT)
-            return self._runs(job, sent_at, now)
+            slot = account.take(job, now)
+            job.state = after(job.state, Move.LAUNCH)
+            return self._runs(job, slot, sent_at, now)
         assert state is State.SENDING, state
         job.maybe_sent = True
         if self.rules.at_most_once:
@@ -100,7 +100,7 @@ class Machine:
         if lost_until > now:
             slot = account.take(job, now)
             slot.lost_until = lost_until
-            self._hold(job, slot, lost_until)
+            self._deadlines.hold(slot, lost_until)
             # A task that is sent twice runs once; anything else could run beside itself.
             cautious_s = job.lane.function.cautious_s
             if source_of(job) is not Source.TASK and cautious_s is not None:
@@ -111,11 +111,12 @@ class Machine:
 
     def _enter(self, job: Job) -> Account:
         assert job.id not in self.jobs, job.id
-        account, lane = self.account_of(job), job.lane
-        # What the lane hangs on may have been forgotten since: only live jobs hold it.
-        job.lane = account.lane(lane.function.name, lane.qualifier, lane.tenant.name)
+        lane = job.lane
+        account = self.accounts[lane.tenant.account]
+        if lane.forgotten or lane.tenant.forgotten or lane.function.forgotten:
+            job.lane = lane = account.lane(lane.function.name, lane.qualifier, lane.tenant.name)
         self.jobs[job.id] = job
-        job.lane.function.jobs += 1
+        lane.function.jobs += 1
         return account
 
     def cancel(self, job: Job, now: float, *, can_stop: bool) -> list[Effect] | None:
@@ -153,24 +154,26 @@ class Machine:
     def sent(self, job: Job, slot: Slot, outcome: Outcome, now: float) -> list[Effect]:
         """Take the outcome of the send that *slot* was taken for."""
         account, function = self.account_of(job), job.lane.function
-        self.counters.sent(account.name, function.label, outcome, now - slot.sent_at)
-        effects: list[Effect] = []
-        if account.answered(function, slot, outcome, now) and isinstance(outcome, Denied):
-            effects.append(Warn("circuit_open", account.name, outcome.failure))
+        self.counters.sent(account.name, function.label, outcome)
+        account.times.send_s.observe(now - slot.sent_at)
+        opened = account.answered(function, slot, outcome, now)
         # Else its completion was faster: what the send came to does not matter any more.
-        if job.slot is slot and job.state is State.SENDING:
-            effects += self._came_of(job, slot, outcome, now)
+        is_news = job.slot is slot and job.state is State.SENDING
+        effects = self._came_of(account, job, slot, outcome, now) if is_news else []
+        if opened and isinstance(outcome, Denied):
+            effects.insert(0, Warn("circuit_open", account.name, outcome.failure))
         return effects
 
-    def _came_of(self, job: Job, slot: Slot, outcome: Outcome, now: float) -> list[Effect]:
+    def _came_of(
+        self, account: Account, job: Job, slot: Slot, outcome: Outcome, now: float
+    ) -> list[Effect]:
         match outcome:
-            case Accepted(request_id=request_id):
-                job.state = after(job.state, Move.ACCEPT)
-                self._taken(job, request_id)
-                return self._runs(job, now, now)
+            case Accepted():
+                self._taken(account, job, outcome.request_id)
+                return self._runs(job, slot, now, now)
             case Replied():
-                self._taken(job, outcome.request_id)
-                self._learn(job, now - slot.sent_at)
+                self._taken(account, job, outcome.request_id)
+                self._learn(account, job, now - slot.sent_at)
                 verdict = Verdict.FAILED if outcome.failure else Verdict.SUCCEEDED
                 return [
                     self._run_ended(job, verdict, now, outcome.payload, outcome.failure, outcome)
@@ -186,18 +189,18 @@ class Machine:
             case _:
                 assert_never(outcome)
 
-    def _taken(self, job: Job, request_id: str) -> None:
+    def _taken(self, account: Account, job: Job, request_id: str) -> None:
         job.request_id = request_id
         job.failures = 0
-        self.account_of(job).gate.budget.reward()
+        account.gate.budget.reward()
 
-    def _runs(self, job: Job, since: float, now: float) -> list[Effect]:
+    def _runs(self, job: Job, slot: Slot, since: float, now: float) -> list[Effect]:
         """Begin to wait for the end of what the cloud took at *since*."""
-        slot = job.slot
-        assert slot is not None, job.id
-        if source_of(job) is Source.ACCEPTED:
+        source = source_of(job)
+        if source is Source.ACCEPTED:
             return [self._finish(job, Move.SUCCEED, now, estimated=True)]
-        self._deadlines.hold_run(job, slot, since)
+        job.state = after(job.state, Move.ACCEPT)
+        self._deadlines.hold_run(slot, since, source)
         return [Watch(job), Stop(job)] if job.stopping else [Watch(job)]
 
     def _lost(self, job: Job, slot: Slot, lost: Lost, now: float) -> list[Effect]:
@@ -220,7 +223,7 @@ class Machine:
         if lost.failure.status is not None:
             return [self._lose(job, lost.failure, now)]
         job.state = after(job.state, Move.ACCEPT)
-        self._hold(job, slot, slot.sent_at + job.lane.function.rules.hold_max_s)
+        self._deadlines.hold(slot, slot.sent_at + job.lane.function.rules.hold_max_s)
         return []
 
     def _return(self, job: Job, slot: Slot, outcome: NotTaken, now: float) -> list[Effect]:
@@ -245,9 +248,9 @@ class Machine:
                 delay_s = max(delay_s, retry_after_s(outcome))
             job.waits_for, job.wakes_at = GateKind.RETRY, now + delay_s
         if slot.lost_until > now:
-            self._hold(job, slot, slot.lost_until)
+            self._deadlines.hold(slot, slot.lost_until)
         else:
-            self._release(job, now)
+            self._release(account, job, now)
         account.backlog.add(job, now)
         return [Return(job, failure_of(outcome), job.maybe_sent)]
 
@@ -255,23 +258,24 @@ class Machine:
 
     def completed(self, job: Job, completion: Completion, now: float) -> list[Effect]:
         """Take the news that an attempt of *job* has ended; repeats and strangers do nothing."""
+        account, slot, verdict = self.account_of(job), job.slot, completion.verdict
         stale = completion.attempt not in (None, job.attempt) or job.state in ENDED
-        if stale or (job.slot is None and not job.maybe_sent):
-            self.counters.late_completions[job.lane.tenant.account,] += 1
+        if stale or (slot is None and not job.maybe_sent):
+            self.counters.late_completions[account.name,] += 1
             return []
         if job.state is State.WAITING:  # about to be sent again, and it ran after all
-            self.account_of(job).backlog.drop(job)
-        if completion.verdict in (Verdict.SUCCEEDED, Verdict.FAILED):
+            account.backlog.drop(job)
+        if verdict is Verdict.SUCCEEDED or verdict is Verdict.FAILED:
             run_s = completion.run_s
             if run_s is None and job.sent_at is not None:
                 run_s = now - job.sent_at
-            self._learn(job, run_s)
-        if job.slot is not None:
-            self.account_of(job).ended(job.lane.function, job.slot, completion, now)
-        self._began(job, completion.start_delay_s)
-        return [
-            self._run_ended(job, completion.verdict, now, completion.result, completion.failure)
-        ]
+            self._learn(account, job, run_s)
+        if slot is not None:
+            account.ended(job.lane.function, slot, completion, now)
+        delay_s = completion.start_delay_s
+        if delay_s is not None and 0.0 <= delay_s < math.inf:  # else whoever says so is wrong
+            account.times.start_delay_s.observe(delay_s)
+        return [self._run_ended(job, verdict, now, completion.result, completion.failure)]
 
     def _run_ended(
         self,
@@ -291,24 +295,18 @@ class Machine:
         if job.state is not State.WAITING:
             job.state = after(job.state, Move.RETURN)
         if job.slot is not None:
-            self._release(job, now)
+            self._release(self.account_of(job), job, now)
         job.next_attempt()
         job.waits_for = GateKind.RETRY
         job.wakes_at = now + backoff_s(self.rules.retry, job.attempt - 1, self._uniform)
         self.account_of(job).backlog.add(job, now)
         return Return(job, failure, maybe_sent=False)
 
-    def _learn(self, job: Job, run_s: float | None) -> None:
+    def _learn(self, account: Account, job: Job, run_s: float | None) -> None:
         if run_s is None or not 0.0 <= run_s < math.inf:
             return  # nobody measured it, or whoever did was wrong
-        self.counters.run_s[job.lane.tenant.account,].observe(run_s)
-        job.lane.function.learn(run_s)
-
-    def _began(self, job: Job, start_delay_s: float | None) -> None:
-        """Take note of how long the cloud had kept a run queued after it accepted it."""
-        if start_delay_s is None or not 0.0 <= start_delay_s < math.inf:
-            return  # nobody knows, or whoever says so is wrong
-        self.counters.start_delay_s[job.lane.tenant.account,].observe(start_delay_s)
+        account.times.run_s.observe(run_s)
+        job.lane.function.durations.add(run_s)
 
     def tracking_changed(
         self, account: str, function: str, qualifier: str | None, why: str | None
@@ -326,9 +324,9 @@ class Machine:
             del gate.untracked[qualifier]
         else:
             gate.untracked[qualifier] = why
-        for job, slot in self._deadlines.of(gate, qualifier):
-            if job.state is State.RUNNING and job.sent_at is not None:
-                self._deadlines.hold_run(job, slot, job.sent_at)
+        for slot in self._deadlines.of(gate, qualifier):
+            if slot.job.state is State.RUNNING and slot.job.sent_at is not None:
+                self._deadlines.hold_run(slot, slot.job.sent_at, source_of(slot.job))
         return True
 
     def _give_up(self, job: Job, failure: Failure, now: float) -> Finish:
@@ -341,40 +339,49 @@ class Machine:
         return self._finish(job, Move.LOSE, now, failure=failure, forced=True)
 
     def _finish(self, job: Job, move: Move, now: float, **known: Unpack[Known]) -> Finish:
-        job.state = after(job.state, move)
-        assert job.state in ENDED, job.state
-        if job.slot is not None:
-            self._release(job, now)
-        del self.jobs[job.id]
         function, tenant = job.lane.function, job.lane.tenant
+        job.state = state = after(job.state, move)
+        assert state in ENDED, state
+        if job.slot is not None:
+            self._release(self.accounts[tenant.account], job, now)
+        del self.jobs[job.id]
         function.jobs -= 1
-        self.counters.ended[tenant.account, function.label, tenant.label, job.state] += 1
-        return Finish(job=job, state=job.state, **known)
+        self.counters.ended[tenant.account, function.label, tenant.label, state] += 1
+        return Finish(job=job, state=state, **known)
 
     # -- Decisions
 
     def due(self, now: float) -> list[Effect]:
         """Return what is to be done now. Slots are taken here."""
         effects: list[Effect] = []
-        while (held := self._deadlines.first(now)) is not None:
-            effects += self._out_of_time(*held, now)
+        while (slot := self._deadlines.first(now)) is not None:
+            effects += self._out_of_time(slot, now)
         for account in self.accounts.values():
             backlog = account.backlog
-            for job in backlog.expired(now):
-                backlog.drop(job)
-                failure = Failure("expired", "it was not sent in time")
-                effects.append(self._finish(job, Move.EXPIRE, now, failure=failure))
-            backlog.wake(now)
-            account.reopen(now)
+            if backlog.wakes_at <= now:
+                effects += self._wake(account, now)
+            if account.reopens_at <= now:
+                account.reopen(now)
             if backlog.due or account.blocked_by is not None:
-                effects += self._launch_from(account, now)
+                self._launch_from(account, now, effects)
         return effects
 
-    def _out_of_time(self, job: Job, slot: Slot, now: float) -> list[Effect]:
+    def _wake(self, account: Account, now: float) -> list[Effect]:
+        """Let go what has expired, and let the others take their turn whose time has come."""
+        backlog, ended = account.backlog, []
+        while (job := backlog.expired(now)) is not None:
+            backlog.drop(job)
+            failure = Failure("expired", "it was not sent in time")
+            ended.append(self._finish(job, Move.EXPIRE, now, failure=failure))
+        backlog.wake(now)
+        return [*ended]
+
+    def _out_of_time(self, slot: Slot, now: float) -> list[Effect]:
+        job = slot.job
         account, function = self.account_of(job), job.lane.function
         if job.state is State.RUNNING and not slot.exact:
             if job.sent_at is not None:
-                self.counters.run_s[account.name,].observe(now - job.sent_at)
+                account.times.run_s.observe(now - job.sent_at)
             return [self._finish(job, Move.SUCCEED, now, estimated=True)]
         self.counters.forced_releases[account.name, function.label] += 1
         if job.state is State.RUNNING:
@@ -382,41 +389,38 @@ class Machine:
             return [self._lose(job, Failure("no_completion", f"no news for {limit_s:g} s"), now)]
         # Its send was lost, and it has yet to be sent again: whatever ran has ended by now.
         account.backlog.drop(job)
-        self._release(job, now)
+        self._release(account, job, now)
         account.backlog.add(job, now)
         return []
 
-    def _launch_from(self, account: Account, now: float) -> Iterator[Launch]:
+    def _launch_from(self, account: Account, now: float, effects: list[Effect]) -> None:
         while isinstance(job := account.next_to_go(now), Job):
             slot = job.slot
             assert slot is not None, job.id
             if job.first_sent_at is None:
                 job.first_sent_at = now
                 waited_s = max(0.0, now - max(job.due_at, job.accepted_at))
-                self.counters.queue_wait_s[account.name,].observe(waited_s)
+                account.times.queue_wait_s.observe(waited_s)
             job.sent_at = now
             job.state = after(job.state, Move.LAUNCH)
-            self._hold(job, slot, math.inf)
+            if slot.entry is not None:
+                self._deadlines.keep(slot)
             account.gate.sent(slot, now)
-            yield Launch(job, slot)
+            effects.append(Launch(job, slot))
         account.note_blocked(job, now, self.counters.blocked_seconds)
 
     def next_deadline(self, now: float) -> float | None:
         """Return when to ask `due` again, later than *now*; None: no time alone changes anything."""
-        deadline = self._deadlines.next_time()
-        times = [] if deadline is None else [deadline]
+        at = self._deadlines.next_time()
         for account in self.accounts.values():
-            times += account.times(now)
-        return min(times, default=None)
+            at = min(at, account.next_time(now))
+        return None if at == math.inf else at
 
     # -- Small steps
 
-    def _hold(self, job: Job, slot: Slot, until: float) -> None:
-        """Give the slot up at *until*; at infinity, never."""
-        self._deadlines.hold(job, slot, until)
-
-    def _release(self, job: Job, now: float) -> None:
+    def _release(self, account: Account, job: Job, now: float) -> None:
         slot = job.slot
         assert slot is not None, job.id
-        self._hold(job, slot, math.inf)
-        self.account_of(job).give_back(job, now)
+        if slot.entry is not None:
+            self._deadlines.keep(slot)
+        account.give_back(job, now)

@@ -84,4 +84,5 @@ class Budget:
 
     def reward(self) -> None:
         """Give back a little after a success."""
-        self.tokens = min(BUDGET_TOKENS, self.tokens + REWARD)
+        if self.tokens < BUDGET_TOKENS:
+            self.tokens = min(BUDGET_TOKENS, self.tokens + REWARD)

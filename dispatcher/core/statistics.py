@@ -57,6 +57,21 @@ class Histogram:
         return HistogramView(self._bounds, tuple(self._counts), self._total)
 
 
+class Times:
+    """How long things take in one account."""
+
+    __slots__ = ("queue_wait_s", "reclaim_s", "run_s", "send_s", "start_delay_s")
+
+    def __init__(self) -> None:
+        self.queue_wait_s = Histogram(WAIT_BOUNDS_S)
+        self.send_s = Histogram(SEND_BOUNDS_S)
+        self.run_s = Histogram(RUN_BOUNDS_S)
+        #: How long the cloud kept runs queued after it had accepted them.
+        self.start_delay_s = Histogram(WAIT_BOUNDS_S)
+        #: How long those below their floor waited for it, with work that was due.
+        self.reclaim_s = Histogram(WAIT_BOUNDS_S)
+
+
 class Counters:
     """
     Everything that only grows, by the label values of its metric.
@@ -72,28 +87,18 @@ class Counters:
         self.forced_releases: defaultdict[Labels, int] = defaultdict(int)
         self.late_completions: defaultdict[Labels, int] = defaultdict(int)
         self.blocked_seconds: defaultdict[Labels, float] = defaultdict(float)
-        self.queue_wait_s: dict[Labels, Histogram] = {}
-        self.send_s: dict[Labels, Histogram] = {}
-        self.run_s: dict[Labels, Histogram] = {}
-        self.start_delay_s: dict[Labels, Histogram] = {}
         self._reasons: set[str] = set()
 
     def add_account(self, name: str) -> None:
-        """Begin to measure an account."""
-        key = (name,)
-        self.queue_wait_s.setdefault(key, Histogram(WAIT_BOUNDS_S))
-        self.send_s.setdefault(key, Histogram(SEND_BOUNDS_S))
-        self.run_s.setdefault(key, Histogram(RUN_BOUNDS_S))
-        self.start_delay_s.setdefault(key, Histogram(WAIT_BOUNDS_S))
-        self.late_completions.setdefault(key, 0)
+        """Begin to count for an account."""
+        self.late_completions.setdefault((name,), 0)
 
-    def sent(self, account: str, function: str, outcome: Outcome, took_s: float) -> None:
+    def sent(self, account: str, function: str, outcome: Outcome) -> None:
         """Count what came of a send, by the labels of its account and function."""
         result = _RESULTS[type(outcome)]
         if isinstance(outcome, Lost) and outcome.timed_out:
             result = "timeout"
         self.send_attempts[account, function, result] += 1
-        self.send_s[account,].observe(took_s)
         if isinstance(outcome, Throttled):
             self.throttles[account, function, self._reason(outcome.reason)] += 1
 

@@ -113,12 +113,12 @@ class Engine(Direct):
             dead_jobs={key: self.dead.get(a.name, 0) for key, a in accounts.items()},
             circuit_open={key: int(a.gate.circuit.is_open) for key, a in accounts.items()},
             paused={key: int(a.gate.paused) for key, a in accounts.items()},
-            queue_wait_s=_views(counters.queue_wait_s),
-            send_s=_views(counters.send_s),
-            run_s=_views(counters.run_s),
-            start_delay_s=_views(counters.start_delay_s),
+            queue_wait_s=_views({key: a.times.queue_wait_s for key, a in accounts.items()}),
+            send_s=_views({key: a.times.send_s for key, a in accounts.items()}),
+            run_s=_views({key: a.times.run_s for key, a in accounts.items()}),
+            start_delay_s=_views({key: a.times.start_delay_s for key, a in accounts.items()}),
             untracked=_untracked(accounts),
-            reclaim_s=_views({key: a.reclaim_s for key, a in accounts.items()}),
+            reclaim_s=_views({key: a.times.reclaim_s for key, a in accounts.items()}),
             adaptive_limit={
                 key: a.gate.adaptive.limit
                 for key, a in accounts.items()

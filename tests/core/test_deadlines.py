@@ -10,7 +10,7 @@ from dispatcher.core.job import Job
 from dispatcher.core.model import CallType, Source
 from tests.core.world import World, function_of, rules_of
 
-SLOT = {"attempt": 1, "qualifier": None, "share": 1, "price": 1.0, "labels": ("f", "t")}
+SLOT = {"attempt": 1, "share": 1, "price": 1.0, "labels": ("f", "t")}
 
 
 def job_of(completion: Source = Source.TASK, qualifier: str | None = None, **rules: float) -> Job:
@@ -18,21 +18,25 @@ def job_of(completion: Source = Source.TASK, qualifier: str | None = None, **rul
     return world.job(qualifier=qualifier)
 
 
-def slot_of() -> Slot:
-    return Slot(**SLOT, taken_at=0.0, charged_s=0.0)  # type: ignore[arg-type]
+def slot_of(job: Job) -> Slot:
+    return Slot(job=job, **SLOT, taken_at=0.0, charged_s=0.0)  # type: ignore[arg-type]
 
 
 def test_the_earliest_comes_first_and_only_once_it_is_due():
     deadlines, job = Deadlines(), job_of()
-    late, early = slot_of(), slot_of()
-    deadlines.hold(job, late, 9.0)
-    deadlines.hold(job, early, 4.0)
+    late, early = slot_of(job), slot_of(job)
+    deadlines.hold(late, 9.0)
+    deadlines.hold(early, 4.0)
     assert (len(deadlines), deadlines.next_time(), deadlines.first(3.9)) == (2, 4.0, None)
-    assert deadlines.first(4.0) == (job, early)
-    deadlines.hold(job, early, math.inf)
-    assert (len(deadlines), deadlines.next_time()) == (1, 9.0)
-    deadlines.hold(job, late, 12.0)
+    assert deadlines.first(4.0) is early
+    deadlines.keep(early)
+    assert early.deadline == math.inf
+    assert (len(deadlines), deadlines.first(8.9), deadlines.next_time()) == (1, None, 9.0)
+    deadlines.hold(late, 12.0)
     assert (len(deadlines), deadlines.first(11.0)) == (1, None)
+    deadlines.keep(late)
+    assert deadlines.first(99.0) is None
+    assert deadlines.next_time() == math.inf
 
 
 @pytest.mark.parametrize(
@@ -47,8 +51,9 @@ def test_the_earliest_comes_first_and_only_once_it_is_due():
 def test_a_run_holds_its_slot_to_its_end_as_far_as_that_is_estimated(
     completion, declared_s, held_s, exact
 ):
-    deadlines, slot = Deadlines(), slot_of()
-    deadlines.hold_run(job_of(completion, duration_s=declared_s, hold_max_s=20.0), slot, 100.0)
+    job = job_of(completion, duration_s=declared_s, hold_max_s=20.0)
+    deadlines, slot = Deadlines(), slot_of(job)
+    deadlines.hold_run(slot, 100.0, source_of(job))
     assert (slot.deadline, slot.exact) == (100.0 + held_s, exact)
 
 
@@ -64,9 +69,10 @@ def test_the_source_is_that_of_the_rules_as_far_as_it_works():
 
 def test_what_is_held_for_a_function_is_found_by_its_qualifier():
     world = World(rules_of())
-    deadlines, slots = Deadlines(), [slot_of() for _ in range(3)]
+    deadlines = Deadlines()
     jobs = [world.job("f"), world.job("f", qualifier="v1"), world.job("g")]
+    slots = [slot_of(job) for job in jobs]
+    for slot in slots:
+        deadlines.hold(slot, 1.0)
     for job, slot in zip(jobs, slots, strict=True):
-        deadlines.hold(job, slot, 1.0)
-    for job, slot in zip(jobs, slots, strict=True):
-        assert list(deadlines.of(job.lane.function, job.lane.qualifier)) == [(job, slot)]
+        assert deadlines.of(job.lane.function, job.lane.qualifier) == [slot]

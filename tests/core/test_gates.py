@@ -25,6 +25,7 @@ from dispatcher.core.model import (
     TenantRules,
     Throttled,
 )
+from tests.core.world import World, rules_of
 
 FAILURE = Failure("kind", "message")
 
@@ -39,8 +40,8 @@ def account(**rules: object) -> AccountGate:
 
 def slot() -> Slot:
     return Slot(
+        job=World(rules_of()).job(),
         attempt=1,
-        qualifier=None,
         share=1,
         price=1.0,
         labels=("f", "default"),
@@ -203,7 +204,7 @@ def test_floors(reserved, held, below):
     gate = TenantGate(TenantRules(reserved=reserved))
     for _ in range(held):
         gate.take(1)
-    assert gate.below_floor is below
+    assert gate.floor_part == (held / reserved if below else None)
 
 
 def test_no_limit_is_no_ceiling():
@@ -220,14 +221,21 @@ def test_the_limit_is_the_quota_less_the_headroom():
     gate = account(quota=300, headroom=25)
     assert gate.limit == 275
     gate.take(275)
-    assert gate.full(1)
-    assert not gate.full(0), "what adds no instance always has room"
+    assert gate.full
     gate.set_rules(AccountRules(quota=100))
     assert gate.limit == 100
-    assert gate.full(1)
+    assert gate.full
     gate.give_back(176)
-    assert not gate.full(1)
-    assert gate.full(2)
+    assert not gate.full
+
+
+def test_a_full_account_may_have_room_on_an_instance_where_any_function_shares_them():
+    shares = FunctionRules(instance_concurrency=2)
+    gate = account(quota=1, functions={"*": FunctionRules(), "f": shares})
+    gate.take(1)
+    assert not gate.full
+    gate.set_rules(AccountRules(quota=1))
+    assert gate.full
 
 
 def test_why_nothing_may_be_sent():
@@ -255,10 +263,30 @@ def test_why_nothing_may_be_sent():
     blocked = gate.shut(9.0)
     assert blocked is not None
     assert (blocked.gate, blocked.until) == (GateKind.CIRCUIT, 39.0)
-    gate.paused = True
+    gate.pause(paused=True)
     blocked = gate.shut(9.0)
     assert blocked is not None
     assert blocked.gate is GateKind.PAUSED
+
+
+@pytest.mark.parametrize(
+    "shut",
+    [
+        lambda gate: gate.pause(paused=True),
+        lambda gate: gate.close(Throttled(gate=GateKind.RATE, reason="r"), 9.0),
+        lambda gate: gate.close(Throttled(gate=GateKind.ACCOUNT, reason="r"), 9.0),
+        lambda gate: gate.answered(slot(), Denied(FAILURE), 0.0),
+        lambda gate: gate.set_rules(AccountRules(quota=9, rate_max_per_s=0.1)),
+        lambda gate: gate.set_rules(AccountRules(quota=9, requests_max=1)),
+    ],
+)
+def test_what_was_found_open_is_shut_by_whatever_shuts_it(shut):
+    gate = account(quota=9)
+    assert gate.shut(0.0) is None
+    gate.sent(slot(), 0.0)
+    shut(gate)
+    gate.sent(slot(), 0.0)
+    assert gate.shut(0.0) is not None
 
 
 @pytest.mark.parametrize(

@@ -19,7 +19,7 @@ def lanes_with_work(*tenants: TenantQueue, each: int = 1000) -> list[Lane]:
     for lane in lanes:
         for _ in range(each):
             job = w.job()
-            lane.jobs.place(job, job.rank, job.seq)
+            lane.jobs.place((job.rank, job.seq, job))
     return lanes
 
 

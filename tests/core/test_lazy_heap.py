@@ -30,7 +30,7 @@ def test_a_ranking_is_an_order_that_can_be_changed_anywhere(steps):
     for what, number, key in steps:
         owner = owners[number]
         if what == "place":
-            ranking.place(owner, key, number)
+            ranking.place((key, number, owner))
             model[owner] = (key, number)
         elif what == "remove":
             ranking.remove(owner)
@@ -63,9 +63,9 @@ def test_a_million_that_lapse_leave_nothing_behind():
 def test_one_that_moves_all_the_time_leaves_nothing_behind():
     stays, moves = Owner(0), Owner(1)
     ranking: Ranking[Owner] = Ranking()
-    ranking.place(stays, 0, 0)
+    ranking.place((0, 0, stays))
     for i in range(1000):
-        ranking.place(moves, 1000 - i, 1)
+        ranking.place((1000 - i, 1, moves))
         assert len(ranking.entries()) <= 4
     assert ranking.first() is stays
 
@@ -73,9 +73,9 @@ def test_one_that_moves_all_the_time_leaves_nothing_behind():
 def test_an_entry_is_its_owners_or_stale():
     owner = Owner(0)
     ranking: Ranking[Owner] = Ranking()
-    ranking.place(owner, 1.0)
+    ranking.place((1.0, owner))
     entry = owner.entry
-    ranking.place(owner, 1.0)
+    ranking.place((1.0, owner))
     assert owner.entry is entry  # nothing to do
     assert ranking.entries() == [(1.0, owner)]
     ranking.remove(owner)

@@ -144,7 +144,7 @@ def test_a_reply_ends_a_synchronous_call_and_tells_how_long_it_took():
     assert (finish.state, finish.result, finish.reply) == (State.SUCCEEDED, b"out", reply)
     assert job.request_id == "r"
     assert w.main.function("f").duration_s == 3.0
-    assert w.machine.counters.run_s["main",].view().total == 3.0
+    assert w.main.times.run_s.view().total == 3.0
 
 
 @pytest.mark.parametrize(
@@ -177,7 +177,7 @@ def test_durations_are_learned_from_true_ends_only():
     w.run()
     w.advance(4)
     assert w.main.function("g").duration_s == 4
-    assert w.machine.counters.run_s["main",].view().counts[4:8] == (0, 0, 1, 0)
+    assert w.main.times.run_s.view().counts[4:8] == (0, 0, 1, 0)
 
 
 def test_what_is_posted_about_an_estimated_run_is_learned():
@@ -195,7 +195,7 @@ def test_how_long_the_cloud_kept_runs_queued_is_counted():
     for delay_s in (None, math.nan, -1.0, 0.25, 7.0):
         w.admit()
         w.complete(w.run()[0], start_delay_s=delay_s)
-    view = w.machine.counters.start_delay_s["main",].view()
+    view = w.main.times.start_delay_s.view()
     assert (sum(view.counts), view.total) == (2, 7.25)
 
 

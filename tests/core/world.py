@@ -283,7 +283,7 @@ def _blocked(lane: Lane, now: float) -> bool:
 
 def instances(jobs: Iterable[Job]) -> int:
     """Count the instances that these invocations hold, by the definition."""
-    flights = Counter((job.lane.function, job.slot.qualifier) for job in jobs if job.slot)
+    flights = Counter((job.lane.function, job.lane.qualifier) for job in jobs if job.slot)
     return sum(
         math.ceil(count / function.rules.instance_concurrency)
         for (function, _), count in flights.items()
@@ -314,7 +314,7 @@ def check_books(account: Account, jobs: list[Job]) -> None:
         of_function = [job for job in jobs if job.lane.function is function]
         held = [job for job in of_function if job.slot is not None]
         assert function.in_use == instances(held)
-        assert function.in_flight == Counter(job.slot.qualifier for job in held if job.slot)
+        assert function.in_flight == Counter(job.lane.qualifier for job in held)
         assert function.jobs == len(of_function)
         assert function.queued == len(of_function) - len(held)
     for tenant in account.backlog.tenants.values():
@@ -377,7 +377,7 @@ def check_heaps(machine: Machine) -> None:
     """Check that no heap keeps more stale entries than good ones, and that it can count."""
     held = [job.slot for job in machine.jobs.values() if job.slot is not None]
     assert len(machine._deadlines) == sum(slot.deadline < math.inf for slot in held)
-    heaps: list[LazyHeap[Any] | Ranking[Any]] = [machine._deadlines._heap]
+    heaps: list[LazyHeap[Any] | Ranking[Any]] = [machine._deadlines._slots]
     for account in machine.accounts.values():
         backlog = account.backlog
         heaps += [

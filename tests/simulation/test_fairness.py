@@ -97,7 +97,7 @@ def test_a_reservation_is_restored_within_the_longest_run_and_measured():
     took_s = s.now - began
     print(f"restored in {took_s:.1f} s; the longest run takes {longest_s:g} s")
     assert 0.0 < took_s <= longest_s
-    view = s.main.reclaim_s.view()
+    view = s.main.times.reclaim_s.view()
     assert sum(view.counts) == 1
     assert view.total == pytest.approx(took_s)
 
