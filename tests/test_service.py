@@ -1,3 +1,4 @@
+import gc
 import json
 import signal
 import socket
@@ -5,6 +6,7 @@ import time
 
 import pytest
 
+from dispatcher.service import keep_out_of_collections
 from tests.sidecar import Sidecar, call, cloud, write_config
 
 CLOUD = """
@@ -144,3 +146,12 @@ def test_a_second_sidecar_on_the_same_journal_is_told_to_come_later(tmp_path, en
     path = write_config(tmp_path, config(endpoint))
     with Sidecar(path), pytest.raises(AssertionError, match="exit 75"):
         Sidecar(path)
+
+
+def test_collections_do_not_look_at_what_was_there_before():
+    try:
+        keep_out_of_collections()
+        left = len(gc.get_objects())
+        assert gc.get_freeze_count() > 10 * left
+    finally:
+        gc.unfreeze()
