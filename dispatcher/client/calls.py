@@ -137,6 +137,8 @@ class Client:
         self._tasks: TaskGroup | None = None
 
     async def __aenter__(self) -> Self:
+        if self._tasks is not None:
+            raise RuntimeError("it is open already: enter it once, and share it among tasks")
         async with AsyncExitStack() as stack:
             await stack.enter_async_context(self._connection)
             self._tasks = await stack.enter_async_context(anyio.create_task_group())
@@ -307,7 +309,7 @@ class Client:
         await self._connection.ask("POST", f"{_path(invocation_id)}/redrive", nothing)
 
     async def redrive_dead(self, query: Query | None = None) -> int:
-        """Redrive every dead one that *query* selects; return how many."""
+        """Redrive every dead one that *query* selects; return how many. Raises `NotFound`."""
         wanted = msgspec.structs.replace(query or Query(), state=None)
         parameters = urlencode(wire.query(wanted))
         return await self._connection.ask("POST", f"/v1/dead/redrive?{parameters}", wire.read_count)

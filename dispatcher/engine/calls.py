@@ -170,7 +170,13 @@ class Calls(Accepting):
         await self.durable()
 
     async def redrive_dead(self, query: Query) -> int:
-        """Redrive every dead invocation that *query* selects; return how many."""
+        """
+        Redrive every dead invocation that *query* selects; return how many.
+
+        Raises `NotFound` for an account that is not one of the configuration.
+        """
+        if query.account is not None and query.account not in self.machine.accounts:
+            raise NotFound(f"there is no account {query.account!r}")
         query = replace(query, state=State.DEAD)
         count, after = 0, None
         while True:

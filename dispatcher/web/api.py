@@ -247,7 +247,7 @@ class Api:
                 summary="Let all dead invocations that fit wait again.",
                 query=wire.Filter,
                 replies=(Reply(status=202, means="They wait again.", body=wire.Redriven),),
-                problems=(413, 415, 422, *_REFUSED_WORK),
+                problems=(404, 413, 415, 422, *_REFUSED_WORK),
             ),
         )
 

@@ -102,6 +102,9 @@ def test_a_dead_end_is_exit_code_1_and_can_be_listed_and_redriven(ask):
     code, _, err = ask("dead", "redrive", "--all", "--account", "fc")
     assert code == 0
     assert "will run again" in err
+    code, _, err = ask("dead", "redrive", "--all", "--account", "nobody")
+    assert code == 1
+    assert "there is no account 'nobody'" in err
 
 
 def test_what_is_refused_says_why(ask):

@@ -83,6 +83,9 @@ async def test_redriving_the_dead():
             await r.engine.redrive(tickets[0].id)
         assert await r.engine.redrive_dead(Query(account="main")) == 2
         assert await r.engine.redrive_dead(Query(account="main")) == 0
+        assert await r.engine.redrive_dead(Query(function="nobody", tenant="nobody")) == 0
+        with pytest.raises(NotFound, match="nobody"):
+            await r.engine.redrive_dead(Query(account="nobody"))
         await anyio.sleep(11)
         for number, ticket in enumerate(tickets):
             view = await r.engine.get(ticket.id)

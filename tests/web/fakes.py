@@ -188,6 +188,8 @@ class FakeEngine:
 
     async def redrive_dead(self, query: Query) -> int:
         assert query.state is State.DEAD
+        if query.account is not None:
+            self.account(query.account)
         dead = [view.record for view in self.views.values() if _fits(view.record, query)]
         for record in dead:
             await self.redrive(record.id)

@@ -597,6 +597,8 @@ async def test_dead_ones_are_redriven_by_filter(face, engine):
     async with face.post("/v1/dead/redrive?tenant=a&account=cn", json={}) as response:
         assert response.status == 202
         assert await response.json() == {"redriven": 3}
+    async with face.post("/v1/dead/redrive?account=nobody") as response:
+        assert "nobody" in (await refused(response, 404))["detail"]
     async with face.post("/v1/dead/redrive?state=dead") as response:
         assert (await refused(response, 422))["parameter"] == "state"
 
