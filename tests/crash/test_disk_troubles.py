@@ -19,7 +19,11 @@ pytestmark = pytest.mark.slow
 
 #: The sidecar wants 64 MiB free and keeps 16 MiB of its own.
 DISK_MIB = 112
-JOB = {"account": "fc", "function": "f", "payload": {"n": 1, "filler": "x" * 500}}
+JOB = {
+    "account": "fc",
+    "function": "f",
+    "payload": {"emulate": {"duration_s": 0.02}, "filler": "x" * 500},
+}
 
 
 @pytest.fixture(scope="module")
