@@ -5,29 +5,27 @@ The dispatcher inside another program: no listener, the same engine.
 of its own, for code without a loop.
 """
 
-import concurrent.futures
 import importlib.util
 from collections.abc import Callable, Sequence
 from contextlib import AsyncExitStack, ExitStack
 from functools import partial
 from pathlib import Path
 from types import TracebackType
-from typing import Self, TypeVar
+from typing import Self
 
 import anyio.from_thread
 import anyio.to_thread
 from anyio.from_thread import BlockingPortal
 from prometheus_client import CollectorRegistry
 
+from dispatcher.blocking import BlockingTicket
 from dispatcher.config import Settings, check, load
 from dispatcher.core.model import Completion, Invocation, Query, State
-from dispatcher.core.views import Acceptance, AccountView, End, Statistics, View
+from dispatcher.core.views import AccountView, Statistics, View
 from dispatcher.engine import Engine, Ticket
 from dispatcher.errors import Rejected
 from dispatcher.metrics import register
 from dispatcher.wiring import open_engine, run_engine
-
-T = TypeVar("T")
 
 
 class Dispatcher:
@@ -43,6 +41,7 @@ class Dispatcher:
         self._load: Callable[[], Settings] = partial(check, settings)
         self._stack = AsyncExitStack()
         self._engine: Engine | None = None
+        self._is_entered = False
 
     @classmethod
     def from_file(cls, path: str | Path) -> Self:
@@ -59,12 +58,23 @@ class Dispatcher:
         return ThreadedDispatcher(Dispatcher.from_file(source))
 
     async def __aenter__(self) -> Self:
-        """Open everything and recover. Raises `ConfigError` and `JournalError`."""
-        settings = await anyio.to_thread.run_sync(self._load)
-        async with AsyncExitStack() as stack:
-            engine = await stack.enter_async_context(open_engine(settings))
-            await stack.enter_async_context(run_engine(engine))
-            self._stack = stack.pop_all()
+        """
+        Open everything and recover. Raises `ConfigError` and `JournalError`.
+
+        One that was left can be entered again.
+        """
+        if self._is_entered:
+            raise RuntimeError("it runs already: enter it once, and share it among tasks")
+        self._is_entered = True
+        try:
+            settings = await anyio.to_thread.run_sync(self._load)
+            async with AsyncExitStack() as stack:
+                engine = await stack.enter_async_context(open_engine(settings))
+                await stack.enter_async_context(run_engine(engine))
+                self._stack = stack.pop_all()
+        except BaseException:
+            self._is_entered = False
+            raise
         self._engine = engine
         return self
 
@@ -75,7 +85,10 @@ class Dispatcher:
         trace: TracebackType | None,
     ) -> bool | None:
         """Drain and close."""
-        return await self._stack.__aexit__(kind, error, trace)
+        try:
+            return await self._stack.__aexit__(kind, error, trace)
+        finally:
+            self._is_entered = False
 
     @property
     def engine(self) -> Engine:
@@ -115,7 +128,7 @@ class Dispatcher:
         await self.engine.redrive(invocation_id)
 
     async def redrive_dead(self, query: Query) -> int:
-        """Redrive every dead one that *query* selects; return how many."""
+        """Redrive every dead one that *query* selects; return how many. Raises `NotFound`."""
         return await self.engine.redrive_dead(query)
 
     def accounts(self) -> list[AccountView]:
@@ -144,36 +157,6 @@ class Dispatcher:
         self._stack.callback(registry.unregister, collector)
 
 
-class ThreadedTicket:
-    """A ticket whose waits block the calling thread."""
-
-    def __init__(self, ticket: Ticket, portal: BlockingPortal) -> None:
-        """Wrap *ticket*, which lives on the loop behind *portal*."""
-        self._ticket = ticket
-        self._portal = portal
-
-    def __repr__(self) -> str:
-        return repr(self._ticket)
-
-    @property
-    def id(self) -> str:
-        """Return the id; final once `accepted` has returned."""
-        return self._ticket.id
-
-    @property
-    def state(self) -> State:
-        """Return where it stands, as far as this process has seen it."""
-        return self._ticket.state
-
-    def accepted(self, timeout_s: float | None = None) -> Acceptance:
-        """Wait until it is on disk. Raises `Rejected`, `JournalError` and `TimeoutError`."""
-        return _wait(self._portal.start_task_soon(self._ticket.accepted), timeout_s)
-
-    def ended(self, timeout_s: float | None = None) -> End:
-        """Wait until it has ended. Raises like `accepted`."""
-        return _wait(self._portal.start_task_soon(self._ticket.ended), timeout_s)
-
-
 class ThreadedDispatcher:
     """The dispatcher as a context manager for threads; its loop runs in a thread of its own."""
 
@@ -185,13 +168,15 @@ class ThreadedDispatcher:
 
     def __enter__(self) -> Self:
         """Start the thread, open everything and recover."""
+        if self._portal is not None:
+            raise RuntimeError("it runs already: enter it once, and share it among threads")
         options = {"use_uvloop": importlib.util.find_spec("uvloop") is not None}
         with ExitStack() as stack:
-            self._portal = stack.enter_context(
+            portal = stack.enter_context(
                 anyio.from_thread.start_blocking_portal(backend_options=options)
             )
-            stack.enter_context(self._portal.wrap_async_context_manager(self._dispatcher))
-            self._stack = stack.pop_all()
+            stack.enter_context(portal.wrap_async_context_manager(self._dispatcher))
+            self._portal, self._stack = portal, stack.pop_all()
         return self
 
     def __exit__(
@@ -201,7 +186,10 @@ class ThreadedDispatcher:
         trace: TracebackType | None,
     ) -> bool | None:
         """Drain, close, and end the thread."""
-        return self._stack.__exit__(kind, error, trace)
+        try:
+            return self._stack.__exit__(kind, error, trace)
+        finally:
+            self._portal = None
 
     @property
     def _loop(self) -> BlockingPortal:
@@ -209,20 +197,26 @@ class ThreadedDispatcher:
             raise RuntimeError("use it as a context manager: with Dispatcher.in_thread(...) as d")
         return self._portal
 
-    def enqueue(self, invocation: Invocation) -> ThreadedTicket:
+    def enqueue(self, invocation: Invocation) -> BlockingTicket:
         """Take an invocation from any thread, without ever waiting. Raises `Rejected`."""
-        return ThreadedTicket(self._dispatcher.enqueue(invocation), self._loop)
+        return BlockingTicket(self._dispatcher.enqueue(invocation), self._loop)
 
-    def enqueue_many(self, invocations: Sequence[Invocation]) -> list[ThreadedTicket | Rejected]:
+    def enqueue_many(self, invocations: Sequence[Invocation]) -> list[BlockingTicket | Rejected]:
         """Take many with one commit; each gets its ticket, or why it has none."""
         return [
-            ThreadedTicket(taken, self._loop) if isinstance(taken, Ticket) else taken
+            BlockingTicket(taken, self._loop) if isinstance(taken, Ticket) else taken
             for taken in self._dispatcher.enqueue_many(invocations)
         ]
 
     def get(self, invocation_id: str) -> View:
         """Return an invocation as it stands. Raises `NotFound`."""
         return self._loop.call(self._dispatcher.get, invocation_id)
+
+    def find(
+        self, query: Query, *, after: str | None = None, limit: int = 100
+    ) -> tuple[list[View], str | None]:
+        """Return a page of invocations, newest first, and the cursor of the next page."""
+        return self._loop.call(partial(self._dispatcher.find, query, after=after, limit=limit))
 
     def cancel(self, invocation_id: str) -> State:
         """Cancel one: CANCELLED, or RUNNING while the cloud stops it. Raises `NotPossible`."""
@@ -236,6 +230,10 @@ class ThreadedDispatcher:
         """Let a dead or uncertain one run again. Raises `NotPossible`."""
         self._loop.call(self._dispatcher.redrive, invocation_id)
 
+    def redrive_dead(self, query: Query) -> int:
+        """Redrive every dead one that *query* selects; return how many. Raises `NotFound`."""
+        return self._loop.call(self._dispatcher.redrive_dead, query)
+
     def accounts(self) -> list[AccountView]:
         """Return every account as it stands."""
         return self._loop.call(self._dispatcher.accounts)
@@ -248,6 +246,10 @@ class ThreadedDispatcher:
         """Undo `pause`."""
         self._loop.call(self._dispatcher.resume, account, function)
 
+    def reconfigure(self, settings: Settings) -> None:
+        """Take new limits, functions, tenants and retry rules. Raises `ConfigError`."""
+        self._loop.call(self._dispatcher.reconfigure, settings)
+
     def statistics(self) -> Statistics:
         """Return every number of the metrics."""
         return self._loop.call(self._dispatcher.statistics)
@@ -255,12 +257,3 @@ class ThreadedDispatcher:
     def register_metrics(self, registry: CollectorRegistry) -> None:
         """Add the metrics to the program's own registry. Raises `ValueError` for a second time."""
         self._loop.call(self._dispatcher.register_metrics, registry)
-
-
-def _wait(future: "concurrent.futures.Future[T]", timeout_s: float | None) -> T:
-    """Wait for a call on the loop; give it up there too when the time is over."""
-    try:
-        return future.result(timeout_s)
-    except TimeoutError:
-        future.cancel()
-        raise

@@ -141,3 +141,10 @@ class JournalLocked(JournalError):
 
 class JournalDamaged(JournalError):
     """The journal's file is not what was written; it was left untouched."""
+
+
+def first_of(error: BaseException) -> BaseException:
+    """Return the first error of a tree of them: the others are its consequences."""
+    while isinstance(error, BaseExceptionGroup):
+        error = error.exceptions[0]
+    return error

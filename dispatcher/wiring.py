@@ -12,6 +12,7 @@ from dispatcher.config import AccountSettings, Settings
 from dispatcher.core.model import Source
 from dispatcher.core.statistics import COMMIT_BOUNDS_S, Histogram
 from dispatcher.engine import Engine
+from dispatcher.errors import first_of
 from dispatcher.journals import open_journal
 from dispatcher.notices import TRY_MAX_S, Notices
 from dispatcher.ports import Tracker
@@ -33,7 +34,7 @@ async def open_engine(settings: Settings) -> AsyncIterator[Engine]:
         async with _open_engine(settings) as engine:
             yield engine
     except BaseExceptionGroup as group:
-        raise _first(group) from group
+        raise first_of(group) from group
 
 
 @asynccontextmanager
@@ -123,12 +124,4 @@ async def run_engine(engine: Engine) -> AsyncIterator[None]:
             await engine.stopped()
             tasks.cancel_scope.cancel()
     except BaseExceptionGroup as group:
-        raise _first(group) from group
-
-
-def _first(group: BaseExceptionGroup[BaseException]) -> BaseException:
-    """Return the first error of a tree of them: the others are its consequences."""
-    error: BaseException = group
-    while isinstance(error, BaseExceptionGroup):
-        error = error.exceptions[0]
-    return error
+        raise first_of(group) from group

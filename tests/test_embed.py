@@ -7,8 +7,10 @@ from prometheus_client import CollectorRegistry, generate_latest
 
 import dispatcher
 from dispatcher import ConfigError, Dispatcher, Invocation, JournalLocked, QueueFull, State
+from dispatcher.core.model import Query
 from dispatcher.emulator import Emulator
 from dispatcher.emulator import parse as parse_cloud
+from dispatcher.errors import Draining
 
 CLOUD = """
 [accounts.fc]
@@ -100,6 +102,44 @@ async def test_outside_the_context_it_says_what_to_do(tmp_path):
     d = Dispatcher.from_file(config(tmp_path, "http://127.0.0.1:1"))
     with pytest.raises(RuntimeError, match="async with"):
         d.enqueue(Invocation(account="cn-prod", function="f"))
+
+
+async def test_it_is_entered_once_at_a_time(tmp_path):
+    path = config(tmp_path, "http://127.0.0.1:1", journal="sqlite:journal.db")
+    d = Dispatcher.from_file(path)
+    for _ in range(2):
+        async with d:
+            with pytest.raises(RuntimeError, match="already"):
+                await d.__aenter__()
+            d.pause("cn-prod")
+            await d.enqueue(Invocation(account="cn-prod", function="f")).accepted()
+        with pytest.raises(Draining):
+            d.enqueue(Invocation(account="cn-prod", function="f"))
+    secret = tmp_path / "secret"
+    secret.rename(tmp_path / "elsewhere")
+    for _ in range(2):
+        with pytest.raises(ConfigError):
+            await d.__aenter__()
+
+
+def test_in_a_thread_it_is_entered_once_at_a_time_too(tmp_path):
+    d = Dispatcher.in_thread(config(tmp_path, "http://127.0.0.1:1"))
+    with pytest.raises(RuntimeError, match="with"):
+        d.accounts()
+    for _ in range(2):
+        with d:
+            with pytest.raises(RuntimeError, match="already"):
+                d.__enter__()
+            d.pause("cn-prod")
+            ticket = d.enqueue(Invocation(account="cn-prod", function="f"))
+            ticket.accepted(timeout_s=60)
+            (view,), following = d.find(Query(account="cn-prod"))
+            assert (view.record.id, following) == (ticket.id, None)
+            assert d.redrive_dead(Query()) == 0
+        with pytest.raises(RuntimeError, match="with"):
+            d.accounts()
+        with pytest.raises(Draining):
+            d.enqueue(Invocation(account="cn-prod", function="f"))
 
 
 async def test_leaving_by_an_error_closes_everything(tmp_path):

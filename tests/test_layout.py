@@ -14,7 +14,6 @@ WITHOUT_TESTS_OF_THEIR_OWN = {
     "core/views.py": "nouns only",
     "emulator/refusals.py": "a tree of names; each test that meets one tests it",
     "engine/forms.py": "each test of a send, a watched run or a notice tests its form",
-    "errors.py": "a tree of names; each test that meets one tests it",
     "version.py": "one string",
     "ports.py": "shapes only: tests/contracts holds every implementation to them",
     "web/ports.py": "shapes only",

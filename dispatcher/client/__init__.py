@@ -5,7 +5,8 @@ A client of the sidecar: the calls of the embedded dispatcher, over HTTP.
 errors that the dispatcher raises in process; what only a network can do is `Unreachable`.
 """
 
-from dispatcher.client.blocking import BlockingClient, BlockingTicket
+from dispatcher.blocking import BlockingTicket
+from dispatcher.client.blocking import BlockingClient
 from dispatcher.client.calls import Client, RemoteTicket
 from dispatcher.client.connection import Unreachable, Unwilling
 

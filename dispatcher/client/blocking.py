@@ -1,50 +1,18 @@
 """The client for code without an event loop: each call blocks the thread that makes it."""
 
-import concurrent.futures
 from collections.abc import Iterator, Sequence
 from contextlib import ExitStack
 from functools import partial
 from types import TracebackType
-from typing import Any, Self, TypeVar
+from typing import Any, Self
 
 from anyio.from_thread import BlockingPortal, start_blocking_portal
 
+from dispatcher.blocking import BlockingTicket
 from dispatcher.client.calls import DEFAULT_URL, Client, RemoteTicket
 from dispatcher.core.model import Completion, Invocation, Query, State
-from dispatcher.core.views import Acceptance, AccountView, End, View
+from dispatcher.core.views import AccountView, View
 from dispatcher.errors import DispatcherError
-
-T = TypeVar("T")
-
-
-class BlockingTicket:
-    """A ticket whose waits block the calling thread."""
-
-    def __init__(self, ticket: RemoteTicket, portal: BlockingPortal) -> None:
-        """Wrap *ticket*, which lives on the loop behind *portal*."""
-        self._ticket = ticket
-        self._portal = portal
-
-    def __repr__(self) -> str:
-        return repr(self._ticket)
-
-    @property
-    def id(self) -> str:
-        """Return the id, which the sidecar gives: known once `accepted` has returned."""
-        return self._ticket.id
-
-    @property
-    def state(self) -> State:
-        """Return where it stood when last heard of."""
-        return self._ticket.state
-
-    def accepted(self, timeout_s: float | None = None) -> Acceptance:
-        """Wait until it is on disk. Raises `Rejected`, `JournalError`, `TimeoutError`."""
-        return _wait(self._portal.start_task_soon(self._ticket.accepted), timeout_s)
-
-    def ended(self, timeout_s: float | None = None) -> End:
-        """Wait until it has ended. Raises like `accepted`."""
-        return _wait(self._portal.start_task_soon(self._ticket.ended), timeout_s)
 
 
 class BlockingClient:
@@ -57,10 +25,12 @@ class BlockingClient:
         self._portal: BlockingPortal | None = None
 
     def __enter__(self) -> Self:
+        if self._portal is not None:
+            raise RuntimeError("it is open already: enter it once, and share it among threads")
         with ExitStack() as stack:
-            self._portal = stack.enter_context(start_blocking_portal())
-            stack.enter_context(self._portal.wrap_async_context_manager(self._client))
-            self._stack = stack.pop_all()
+            portal = stack.enter_context(start_blocking_portal())
+            stack.enter_context(portal.wrap_async_context_manager(self._client))
+            self._portal, self._stack = portal, stack.pop_all()
         return self
 
     def __exit__(
@@ -127,7 +97,7 @@ class BlockingClient:
         self._loop.call(self._client.redrive, invocation_id)
 
     def redrive_dead(self, query: Query | None = None) -> int:
-        """Redrive every dead one that *query* selects; return how many."""
+        """Redrive every dead one that *query* selects; return how many. Raises `NotFound`."""
         return self._loop.call(self._client.redrive_dead, query)
 
     def accounts(self) -> list[AccountView]:
@@ -145,12 +115,3 @@ class BlockingClient:
     def resume(self, account: str, function: str | None = None) -> None:
         """Undo `pause`. Raises `NotFound`."""
         self._loop.call(self._client.resume, account, function)
-
-
-def _wait(future: "concurrent.futures.Future[T]", timeout_s: float | None) -> T:
-    """Wait for a call on the loop; give it up there too when the time is over."""
-    try:
-        return future.result(timeout_s)
-    except TimeoutError:
-        future.cancel()
-        raise

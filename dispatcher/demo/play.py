@@ -14,6 +14,7 @@ from rich.table import Table
 
 from dispatcher.demo.products import Enqueued, Shop, burst, customers, straight_to, through
 from dispatcher.demo.world import HEADROOM, QUOTA, WorldError, make_world
+from dispatcher.errors import first_of
 
 LIMIT: Final = QUOTA - HEADROOM
 WITHOUT_MAX_S: Final = 5.0
@@ -65,16 +66,10 @@ async def run(fast: bool = False) -> bool:  # noqa: FBT001, FBT002 -- the comman
             async with world.sidecar() as sidecar:
                 facts = await _with(console, world.cloud, sidecar, http, total)
     except (WorldError, aiohttp.ClientError, ExceptionGroup) as error:
-        console.print(str(_first(error)), style="red", markup=False)
+        console.print(str(first_of(error)), style="red", markup=False)
         return False
     _verdict(console, facts)
     return facts.held
-
-
-def _first(error: Exception) -> Exception:
-    while isinstance(error, ExceptionGroup):
-        error = error.exceptions[0]
-    return error
 
 
 def _http() -> aiohttp.ClientSession:

@@ -44,7 +44,7 @@ from dispatcher.core.model import (
 from dispatcher.core.views import End
 from dispatcher.engine.forms import call_of, notice_of, watched_of, whose
 from dispatcher.engine.times import Clock, job_of
-from dispatcher.errors import ConfigError, JournalError
+from dispatcher.errors import ConfigError, JournalError, first_of
 from dispatcher.ports import Journal, Tell, Tracer, Tracker, Transport
 
 logger = logging.getLogger("dispatcher.engine")
@@ -116,7 +116,7 @@ class Pump:
         try:
             await self._run(task_status)
         except BaseExceptionGroup as group:
-            raise _first(group) from group
+            raise first_of(group) from group
         finally:
             self.send_callers_away()
             self._stopped.set()
@@ -489,11 +489,3 @@ class Pump:
     def _wakes_ms(self, job: Job) -> int:
         wait_s = 0.0 if job.waits_for is None else max(0.0, job.wakes_at - self.clock.now())
         return self.clock.wall_ms() + int(wait_s * 1000)
-
-
-def _first(group: BaseExceptionGroup[BaseException]) -> BaseException:
-    """Return the first error of a tree of them: the others are its consequences."""
-    error: BaseException = group
-    while isinstance(error, BaseExceptionGroup):
-        error = error.exceptions[0]
-    return error

@@ -133,8 +133,14 @@ def test_leaving_on_an_error_does_not_wait(sidecar):
 def test_errors_come_through(sidecar):
     with BlockingClient("http://127.0.0.1:1") as client, pytest.raises(Unreachable):
         client.accounts()
+    client = BlockingClient(sidecar.url)
     with pytest.raises(RuntimeError, match="context manager"):
-        BlockingClient(sidecar.url).accounts()
+        client.accounts()
+    for _ in range(2):
+        with client:
+            with pytest.raises(RuntimeError, match="already"):
+                client.__enter__()
+            assert client.accounts()
     with pytest.raises(ValueError, match="expected"):
         BlockingClient("nowhere")
 
