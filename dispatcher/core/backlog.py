@@ -314,16 +314,21 @@ class Backlog:
 
     # -- Time
 
-    def wake(self, now: float) -> None:
-        """Let those take their turn whose time has come, and find out when it comes next."""
+    def wake(self, now: float, at_most: float = math.inf) -> bool:
+        """Let *at_most* so many take their turn whose time has come; True: those were all."""
         while self._ramps and self._ramps[0][0] <= now:
             self.room_at(heapq.heappop(self._ramps)[2])
+        woken = 0
         while (job := self._delayed.first()) is not None and job.wakes_at <= now:
+            if woken >= at_most:
+                return False
+            woken += 1
             self._delayed.pop()
             self.delayed -= 1
             job.lane.tenant.delayed -= 1
             self._come_due(job, now)
         self.wakes_at = self._next_time()
+        return True
 
     def expired(self, now: float) -> Job | None:
         """

@@ -351,30 +351,42 @@ class Machine:
 
     # -- Decisions
 
-    def due(self, now: float) -> list[Effect]:
-        """Return what is to be done now. Slots are taken here."""
+    def due(self, now: float, *, at_most: float = math.inf) -> list[Effect]:
+        """
+        Return what is to be done now. Slots are taken here.
+
+        Time that has run out gives *at_most* so many effects, and each account as many; who is
+        given that many has to ask again, soon.
+        """
         effects: list[Effect] = []
-        while (slot := self._deadlines.first(now)) is not None:
+        while len(effects) < at_most and (slot := self._deadlines.first(now)) is not None:
             effects += self._out_of_time(slot, now)
         for account in self.accounts.values():
-            backlog = account.backlog
-            if backlog.wakes_at <= now:
-                effects += self._wake(account, now)
+            backlog, enough = account.backlog, len(effects) + at_most
+            # Nothing goes before all is looked at that time brings: it may have expired, or be
+            # the turn of what comes due at the same time.
+            if backlog.wakes_at <= now and not self._wake(account, now, effects, at_most):
+                continue
             if account.reopens_at <= now:
                 account.reopen(now)
             if backlog.due or account.blocked_by is not None:
-                self._launch_from(account, now, effects)
+                self._launch_from(account, now, effects, enough)
         return effects
 
-    def _wake(self, account: Account, now: float) -> list[Effect]:
-        """Let go what has expired, and let the others take their turn whose time has come."""
-        backlog, ended = account.backlog, []
+    def _wake(self, account: Account, now: float, effects: list[Effect], at_most: float) -> bool:
+        """
+        Let go what has expired, and let the others take their turn whose time has come.
+
+        Returns whether that was all.
+        """
+        backlog, enough = account.backlog, len(effects) + at_most
         while (job := backlog.expired(now)) is not None:
+            if len(effects) >= enough:
+                return False
             backlog.drop(job)
             failure = Failure("expired", "it was not sent in time")
-            ended.append(self._finish(job, Move.EXPIRE, now, failure=failure))
-        backlog.wake(now)
-        return [*ended]
+            effects.append(self._finish(job, Move.EXPIRE, now, failure=failure))
+        return backlog.wake(now, at_most)
 
     def _out_of_time(self, slot: Slot, now: float) -> list[Effect]:
         job = slot.job
@@ -393,7 +405,9 @@ class Machine:
         account.backlog.add(job, now)
         return []
 
-    def _launch_from(self, account: Account, now: float, effects: list[Effect]) -> None:
+    def _launch_from(
+        self, account: Account, now: float, effects: list[Effect], enough: float
+    ) -> None:
         while isinstance(job := account.next_to_go(now), Job):
             slot = job.slot
             assert slot is not None, job.id
@@ -407,10 +421,16 @@ class Machine:
                 self._deadlines.keep(slot)
             account.gate.sent(slot, now)
             effects.append(Launch(job, slot))
+            if len(effects) >= enough:
+                return
         account.note_blocked(job, now, self.counters.blocked_seconds)
 
     def next_deadline(self, now: float) -> float | None:
-        """Return when to ask `due` again, later than *now*; None: no time alone changes anything."""
+        """
+        Return when to ask `due` again; None: no time alone changes anything.
+
+        Later than *now*, unless `due` was not to return all there was.
+        """
         at = self._deadlines.next_time()
         for account in self.accounts.values():
             at = min(at, account.next_time(now))

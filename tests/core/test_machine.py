@@ -863,3 +863,45 @@ def test_the_time_that_work_was_held_up_is_counted_by_gate():
     w.advance(1)
     seconds = w.machine.counters.blocked_seconds
     assert dict(seconds) == {("main", "account"): 3.0, ("main", "function"): 9.0}
+
+
+def crowded() -> World:
+    """Return a world in which much ends, expires, comes due and may be launched at once."""
+    w = world_of({"f": function_of(Source.DURATION, duration_s=5.0)}, quota=10)
+    w.admit_many(10)
+    w.run()
+    w.admit_many(6, expires_s=5.0)
+    w.admit_many(6, delay_s=5.0)
+    w.admit_many(8)
+    w.now = 5.0
+    return w
+
+
+@pytest.mark.parametrize("at_most", [1, 2, 5, 1000])
+def test_what_is_done_little_by_little_is_in_all_the_same(at_most):
+    whole, parts = crowded(), crowded()
+    expected = whole.machine.due(whole.now)
+    effects: list[Effect] = []
+    while (deadline := parts.machine.next_deadline(parts.now)) is None or deadline <= parts.now:
+        part = parts.machine.due(parts.now, at_most=at_most)
+        assert len(part) <= 2 * at_most
+        effects += part
+        if len(part) < at_most and parts.machine.next_deadline(parts.now) is None:
+            break
+    went = [e.job.id for e in effects if isinstance(e, Launch)]
+    assert went == [e.job.id for e in expected if isinstance(e, Launch)]
+    ended = sorted(e.job.id for e in effects if isinstance(e, Finish))
+    assert ended == sorted(e.job.id for e in expected if isinstance(e, Finish))
+    assert (len(went), len(ended)) == (10, 16)
+    assert parts.main.gate.in_use == whole.main.gate.in_use == 10
+    assert parts.main.blocked_by is whole.main.blocked_by is GateKind.ACCOUNT
+
+
+def test_nothing_is_launched_that_has_expired_and_was_not_looked_at_yet():
+    w = world_of(quota=10)
+    w.admit_many(5, expires_s=1.0)
+    w.now = 1.0
+    for left in (4, 3, 2, 1, 0):
+        only(w.machine.due(w.now, at_most=1), Finish)
+        assert w.main.backlog.due == left
+    assert w.machine.due(w.now, at_most=1) == []
