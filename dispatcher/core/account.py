@@ -372,7 +372,7 @@ class Account:
             if not gate.idle
         }
 
-    def tenant_views(self) -> dict[str, TenantView]:
+    def tenant_views(self, now: float) -> dict[str, TenantView]:
         """Return every tenant that is configured or in use."""
         return {
             name: TenantView(
@@ -381,6 +381,7 @@ class Account:
                 limit=queue.gate.rules.limit,
                 in_use=round(queue.gate.in_use, 6),
                 queued=queue.due + queue.delayed,
+                oldest_age_s=_age_s(queue.ages.oldest(), now),
             )
             for name, queue in self.backlog.tenants.items()
             if not queue.idle or name in self.gate.rules.tenants
@@ -392,8 +393,11 @@ class Account:
 
     def oldest_age_s(self, now: float) -> float:
         """Return how long the longest waiting due invocation has been due."""
-        since = self.backlog.oldest_due_at()
-        return 0.0 if since is None else max(0.0, now - since)
+        return _age_s(self.backlog.oldest_due_at(), now)
+
+
+def _age_s(since: float | None, now: float) -> float:
+    return 0.0 if since is None else max(0.0, now - since)
 
 
 def _explained(blocked: Blocked, now: float) -> WaitingFor:

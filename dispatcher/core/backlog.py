@@ -22,7 +22,6 @@ from collections import OrderedDict
 from collections.abc import Iterable, Iterator
 from typing import Final
 
-from dispatcher.core.ages import Ages
 from dispatcher.core.gates import FunctionGate
 from dispatcher.core.job import Job
 from dispatcher.core.lanes import Lane, Line, TenantQueue
@@ -58,7 +57,6 @@ class Backlog:
         self._delayed: Ranking[Job] = Ranking()
         self._ramps: list[tuple[float, int, FunctionGate]] = []  #: when they let one more begin
         self._expiries: LazyHeap[tuple[float, int, Job]] = LazyHeap(_will_expire)
-        self._ages = Ages()
 
     def __repr__(self) -> str:
         return f"<Backlog {self.due}+{self.delayed} of {len(self.tenants)} tenants>"
@@ -91,7 +89,7 @@ class Backlog:
         tenant.due += 1
         if tenant.gate.rules.reserved:
             tenant.note_short(now)
-        self._ages.add(job.due_at)
+        tenant.ages.add(job.due_at)
         if job.slot is not None:
             self._resends[job.id] = job
             return
@@ -105,7 +103,7 @@ class Backlog:
     def _no_longer_due(self, job: Job) -> None:
         self.due -= 1
         job.lane.tenant.due -= 1
-        self._ages.remove(job.due_at)
+        job.lane.tenant.ages.remove(job.due_at)
         if job.expiry is not None:
             self._forget_expiry(job)
 
@@ -356,7 +354,8 @@ class Backlog:
 
     def oldest_due_at(self) -> float | None:
         """Return since when the longest waiting due invocation has been due."""
-        return self._ages.oldest()
+        dues = (tenant.ages.oldest() for tenant in self.tenants.values())
+        return min((due for due in dues if due is not None), default=None)
 
     def forget_idle(self, names: Iterable[str], debtors_max: int) -> None:
         """Drop those of *names* of which nothing waits or runs, but not the largest debtors."""

@@ -9,6 +9,7 @@ line behind its function.
 import itertools
 from typing import Any, Final
 
+from dispatcher.core.ages import Ages
 from dispatcher.core.gates import FunctionGate, TenantGate
 from dispatcher.core.job import Job
 from dispatcher.core.lazy_heap import Ranking
@@ -66,6 +67,7 @@ class TenantQueue:
         "_forget_lanes_at",
         "_serials",
         "account",
+        "ages",
         "at_ceiling",
         "delayed",
         "due",
@@ -92,6 +94,7 @@ class TenantQueue:
         self.passed = 0.0  #: instance-seconds charged, by weight: less goes first
         self.due = 0
         self.delayed = 0
+        self.ages = Ages()  #: of what is due
         #: Since when it has had due work and held less than its floor; None: that is not so.
         self.short_since: float | None = None
         self.at_ceiling = False  #: what would go next does not fit under its limit

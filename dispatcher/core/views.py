@@ -74,6 +74,8 @@ class TenantView(Struct, frozen=True, kw_only=True):
     limit: int | None
     in_use: float
     queued: int
+    oldest_age_s: float = 0.0
+    """How long its longest waiting due invocation has been due."""
 
 
 class AccountView(Struct, frozen=True, kw_only=True):
@@ -91,6 +93,8 @@ class AccountView(Struct, frozen=True, kw_only=True):
     oldest_age_s: float
     functions: dict[str, FunctionView]
     tenants: dict[str, TenantView]
+    headroom: int = 0
+    """The part of the quota that is left to others."""
     adaptive_limit: int | UnsetType = UNSET
     """Where the limit is adaptive: what it has come to, which is `limit`."""
     foreign: int | UnsetType = UNSET

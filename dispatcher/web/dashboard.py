@@ -17,7 +17,7 @@ import msgspec
 from aiohttp import hdrs
 from msgspec import Struct
 
-from dispatcher.core.views import AccountView, Labels, Statistics
+from dispatcher.core.views import AccountView, HistogramView, Labels, Statistics
 from dispatcher.version import __version__
 from dispatcher.web import problems
 from dispatcher.web.connection import Request
@@ -90,6 +90,8 @@ class Counts(Struct, frozen=True, kw_only=True):
     circuit_open: bool
     queue_wait: tuple[tuple[float, ...], tuple[int, ...]]
     """From due to sent: the upper bounds in seconds, and the count of each bucket."""
+    start_delay: tuple[tuple[float, ...], tuple[int, ...]]
+    """The same from sent to begun, as far as the cloud tells."""
     in_flight: dict[str, int]
     """Invocations that hold a slot, by function."""
 
@@ -122,7 +124,6 @@ def frame(engine: Source) -> Frame:
 
 def _counts(name: str, statistics: Statistics) -> Counts:
     key = (name,)
-    waits = statistics.queue_wait_s.get(key)
     return Counts(
         accepted=sum(_by(statistics.accepted, name, 1).values()),
         ended=_by(statistics.ended, name, 3),
@@ -132,9 +133,14 @@ def _counts(name: str, statistics: Statistics) -> Counts:
         forced_releases=sum(_by(statistics.forced_releases, name, 1).values()),
         dead=statistics.dead_jobs.get(key, 0),
         circuit_open=bool(statistics.circuit_open.get(key, 0)),
-        queue_wait=((), ()) if waits is None else (waits.bounds, waits.counts),
+        queue_wait=_buckets(statistics.queue_wait_s.get(key)),
+        start_delay=_buckets(statistics.start_delay_s.get(key)),
         in_flight=_by(statistics.in_flight, name, 1),
     )
+
+
+def _buckets(histogram: HistogramView | None) -> tuple[tuple[float, ...], tuple[int, ...]]:
+    return ((), ()) if histogram is None else (histogram.bounds, histogram.counts)
 
 
 def _by(counts: Mapping[Labels, N], account: str, label: int) -> dict[str, N]:

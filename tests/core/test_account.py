@@ -208,8 +208,8 @@ def test_views():
         "idle": FunctionView(limit=None, in_use=0, queued=0, paused=False),
         "g": FunctionView(limit=None, in_use=1, queued=1, paused=False),
     }
-    assert w.main.tenant_views() == {
-        "a": TenantView(weight=2, reserved=1, limit=3, in_use=1.0, queued=1),
+    assert w.main.tenant_views(w.now) == {
+        "a": TenantView(weight=2, reserved=1, limit=3, in_use=1.0, queued=1, oldest_age_s=7.0),
         "b": TenantView(weight=1, reserved=0, limit=None, in_use=1.0, queued=1),
     }
     assert w.main.queued() == Queued(due=1, delayed=1)

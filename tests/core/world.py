@@ -367,8 +367,15 @@ def check_queues(account: Account, jobs: list[Job]) -> None:
         assert tenant.entry is None or tenant.entry[:2] == tenant.place
     expiring = {job for job in waiting if job.expires_at < math.inf and not job.maybe_sent}
     assert {entry[2] for entry in backlog._expiries} == expiring
-    oldest = min((job.due_at for job in waiting if job.waits_for is None), default=None)
-    since = backlog.oldest_due_at()
+    due = [job for job in waiting if job.waits_for is None]
+    check_oldest(backlog.oldest_due_at(), due)
+    for tenant in backlog.tenants.values():
+        check_oldest(tenant.ages.oldest(), [job for job in due if job.lane.tenant is tenant])
+
+
+def check_oldest(since: float | None, due: list[Job]) -> None:
+    """Check that *since* is the second in which the first of *due* came due."""
+    oldest = min((job.due_at for job in due), default=None)
     assert (since is None) == (oldest is None)
     assert since is None or oldest is None or math.floor(since) == math.floor(oldest)
 

@@ -47,7 +47,7 @@ export class Account {
     this.head(view, counts, throttles);
     this.use(view);
     this.tiles(view, counts, then, throttles, blocked);
-    this.tables(view, counts, throttles);
+    this.tables(view, counts, throttles, less(counts.blocked_s, then.counts.blocked_s));
     this.draw();
   }
 
@@ -55,9 +55,11 @@ export class Account {
   replace(part, key, ...made) {
     const node = this.parts[part];
     if (node.dataset.key === key) return;
+    const scrolled = [...node.querySelectorAll(".scroll")].map((one) => [one.scrollLeft, one.scrollTop]);
     const focused = node.contains(document.activeElement) ? document.activeElement.dataset.focus : null;
     node.dataset.key = key;
     node.replaceChildren(...made.filter(Boolean));
+    node.querySelectorAll(".scroll").forEach((one, i) => one.scrollTo(...(scrolled[i] ?? [0, 0])));
     if (focused) node.querySelector(`[data-focus="${CSS.escape(focused)}"]`)?.focus();
   }
 
@@ -90,9 +92,12 @@ export class Account {
     for (const [name] of held) if (!this.tenants.includes(name)) this.tenants.push(name);
     held.sort((a, b) => this.tenants.indexOf(a[0]) - this.tenants.indexOf(b[0]));
     const scale = Math.max(view.quota, view.in_use, 1);
-    this.replace("use", `${view.in_use}/${view.limit}/${view.quota}`,
+    const most = view.quota - view.headroom;
+    const adaptive = view.adaptive_limit !== undefined;
+    const notOurs = view.headroom > 0 ? `, ${count(view.headroom)} of it left to others` : "";
+    this.replace("use", `${view.in_use}/${view.limit}/${view.quota}/${view.headroom}`,
       el("span", {}, `${count(view.in_use)} of ${count(view.limit)} `),
-      el("small", {}, `instances in use · quota ${count(view.quota)}${view.limit < view.quota ? `, ${count(view.quota - view.limit)} of it not for us` : ""}`));
+      el("small", {}, `instances in use · quota ${count(view.quota)}${notOurs}`));
     const bar = svg("svg", { class: "bar", viewBox: "0 0 1000 40", preserveAspectRatio: "none", role: "img" });
     bar.append(svg("title", {}, `${view.in_use} of ${view.limit} instances in use: ${held.map(([name, n]) => `${name} ${count(n)}`).join(", ") || "none"}`));
     bar.append(svg("rect", { class: "rail", x: 0, y: 6, width: 1000, height: 28, rx: 4 }));
@@ -105,16 +110,18 @@ export class Account {
       x += width;
     }
     const mark = (at, kind) => bar.append(svg("line", { class: `mark ${kind}`, x1: at, x2: at, y1: 0, y2: 40, "vector-effect": "non-scaling-stroke" }));
-    mark((1000 * view.quota) / scale, "quota");
-    mark((1000 * view.limit) / scale, "limit");
-    this.replace("bar", JSON.stringify([held, view.limit, view.quota, view.in_use]), bar);
-    this.replace("legend", JSON.stringify(held), ...held.filter(([, n]) => n > 0).map(([name, n]) =>
+    const marks = [["quota", view.quota], ["limit", most], ...(adaptive ? [["adaptive", view.limit]] : [])];
+    for (const [kind, at] of marks) mark((1000 * at) / scale, kind);
+    this.replace("bar", JSON.stringify([held, marks, view.in_use]), bar);
+    const lines = marks.reverse().map(([kind, at]) => el("span", {}, el("i", { class: `line ${kind}`, "aria-hidden": "true" }), `${kind === "adaptive" ? "adaptive limit" : kind} ${count(at)}\u2003`));
+    this.replace("legend", JSON.stringify([held, marks]), ...lines, ...held.filter(([, n]) => n > 0).map(([name, n]) =>
       el("span", {}, el("i", { class: `swatch c${this.tenants.indexOf(name) % COLOURS}`, "aria-hidden": "true" }), `${name} ${count(n)}\u2003`)));
   }
 
   tiles(view, counts, then, throttles, blocked) {
     const span = Math.max(1, (Date.parse(this.history.at(-1).at) - Date.parse(then.at)) / 1000);
     const waits = counts.queue_wait[1].map((n, i) => n - (then.counts.queue_wait[1][i] ?? 0));
+    const began = counts.start_delay[1].map((n, i) => n - (then.counts.start_delay[1][i] ?? 0));
     const [gate] = Object.entries(blocked).sort((a, b) => b[1] - a[1])[0] ?? [null];
     const tile = (name, value, kind = "") => el("div", { class: `tile ${kind}` }, el("b", {}, value), el("span", {}, name));
     const ended = sum(counts.ended) - sum(then.counts.ended);
@@ -122,23 +129,26 @@ export class Account {
       tile("due now", count(view.queued.due)),
       tile("due later", count(view.queued.delayed)),
       tile("oldest due", view.queued.due ? seconds(view.oldest_age_s) : "–", view.oldest_age_s > 300 ? "warn" : ""),
-      tile("start delay, 95 % below", seconds(quantile(counts.queue_wait[0], waits, 0.95))),
+      tile("from due to sent, 95 % below", seconds(quantile(counts.queue_wait[0], waits, 0.95))),
+      began.some((n) => n > 0) && tile("start delay in the cloud, 95 % below", seconds(quantile(counts.start_delay[0], began, 0.95))),
       tile("due work waits for", gate === null ? "nothing" : GATES[gate] ?? gate),
       tile("throttles, last minute", count(sum(throttles)), sum(throttles) ? "bad" : ""),
       tile("ended a second", count(ended / span)),
       tile("dead", count(counts.dead), counts.dead ? "warn" : ""));
   }
 
-  tables(view, counts, throttles) {
+  tables(view, counts, throttles, blocked) {
     const tenants = Object.entries(view.tenants).sort();
     const functions = Object.entries(view.functions).sort();
+    const gates = Object.entries(blocked).sort((a, b) => b[1] - a[1]);
     const refused = Object.entries(counts.throttles).sort((a, b) => b[1] - a[1]);
-    this.replace("tables", JSON.stringify([tenants, functions, refused, throttles]),
-      table("Tenants", ["tenant", "weight", "reserved", "limit", "in use", "waiting"], tenants.map(([name, t]) =>
-        [swatched(name, this.tenants.indexOf(name) % COLOURS), count(t.weight), count(t.reserved), t.limit ?? "–", count(t.in_use), count(t.queued)])),
+    this.replace("tables", JSON.stringify([tenants, functions, refused, throttles, gates]),
+      table("Tenants", ["tenant", "weight", "reserved", "limit", "in use", "waiting", "oldest due"], tenants.map(([name, t]) =>
+        [swatched(name, this.tenants.indexOf(name) % COLOURS), count(t.weight), count(t.reserved), t.limit ?? "–", count(t.in_use), count(t.queued), t.oldest_age_s > 0 ? seconds(t.oldest_age_s) : "–"])),
       table("Functions", ["function", "limit", "in use", "waiting", ""], functions.map(([name, f]) =>
         [f.paused ? `${name} (paused)` : name, f.limit ?? "–", count(f.in_use), count(f.queued), this.toggle(view.name, f.paused, name)])),
-      refused.length > 0 && table("Throttles by the cloud's reason", ["reason", "last minute", "since the start"], refused.map(([reason, n]) =>
+      gates.length > 0 && table("What due work waited for, last minute", ["gate", "time"], gates.map(([gate, s]) => [GATES[gate] ?? gate, seconds(s)])),
+      refused.length > 0 && table("Throttles by the cloud's reason", ["reason", "last minute", "in all"], refused.map(([reason, n]) =>
         [reason, count(throttles[reason] ?? 0), count(n)])));
   }
 
