@@ -378,6 +378,8 @@ class Connection(BaseProtocol):
                     break
             else:
                 return
+            if self._spoilt:
+                await self._linger()
             if self.transport is not None:
                 self.transport.close()
         except ConnectionError:
@@ -417,6 +419,20 @@ class Connection(BaseProtocol):
         finally:
             self._payload = None
             self._held_bytes = self._guard.hold(0, self._held_bytes)
+
+    async def _linger(self) -> None:
+        """
+        Say that nothing follows, and throw away what still comes until the peer is done.
+
+        A close with bytes that nobody read resets the connection, and the answer may be lost.
+        """
+        if self.transport is None:
+            return
+        self.transport.write_eof()
+        self.resume_reading()
+        with contextlib.suppress(TimeoutError, ConnectionError), self.reading(), self.unless_lost():
+            async with asyncio.timeout(LINGERING_S):
+                await self._loop.create_future()
 
     async def _throw_away(self, payload: StreamReader) -> bool:
         """Read the rest of a body that nobody wanted; False: it has not come in time."""

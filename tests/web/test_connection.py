@@ -10,7 +10,7 @@ import pytest
 from dispatcher.config import ServerSettings
 from dispatcher.web import Limits, Listener
 from dispatcher.web.app import App
-from dispatcher.web.connection import PIPELINED_MAX, Request
+from dispatcher.web.connection import LINGERING_S, PIPELINED_MAX, Request
 from dispatcher.web.response import Response
 from dispatcher.web.routes import Route
 from tests.web.wires import GET, Site
@@ -120,6 +120,30 @@ async def test_garbage_is_answered_after_the_requests_before_it_and_nothing_afte
         assert [(await wire.answer())[0] for _ in range(2)] == [200, 400]
         assert await wire.closed() == b""
     assert routes.seen == ["0"]
+
+
+@pytest.mark.real_time  # the kernel takes its time with so many bytes
+async def test_the_answer_to_garbage_is_not_lost_to_the_body_behind_it():
+    garbage = b"GET /n/\xe9 HTTP/1.1\r\nHost: localhost\r\nContent-Length: 9000000\r\n\r\n"
+
+    async def one(site: Site) -> int:
+        wire = await site.wire()
+        status = await wire.status_of(garbage + bytes(9_000_000))
+        assert await wire.reader.read() == b"", "it ends, and is not reset"
+        return status
+
+    async with serving(Routes()) as site:
+        assert await asyncio.gather(*(one(site) for _ in range(10))) == [400] * 10
+
+
+async def test_after_garbage_a_peer_that_stays_is_left_soon():
+    async with serving(Routes()) as site:
+        wire = await site.wire()
+        assert await wire.status_of(b"garbage\r\n\r\n") == 400
+        assert await wire.closed() == b"", "told that nothing follows"
+        assert len(site.listener._guard) == 1
+        await asyncio.sleep(LINGERING_S + 1)
+        assert len(site.listener._guard) == 0
 
 
 async def test_a_chunk_that_is_none_ends_the_body_and_the_connection():
