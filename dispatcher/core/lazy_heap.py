@@ -2,7 +2,13 @@
 
 from collections.abc import Callable, Iterator
 from heapq import heapify, heappop, heappush, heapreplace
-from typing import Any, Generic, Protocol, TypeVar
+from typing import Any, Final, Generic, Protocol, TypeVar
+
+#: Entries of a heap that is made anew in one go.
+MADE_ANEW_MAX: Final = 1024
+#: Entries of a larger one that are looked at with each lapse beyond its half: of those that lapse
+#: in the end, this finds more than come to it meanwhile.
+SWEPT_AT_ONCE: Final = 4
 
 Entry = TypeVar("Entry", bound=tuple[Any, ...])
 
@@ -11,16 +17,18 @@ class _Heap(Generic[Entry]):
     """
     A heap whose entries may go stale where they are.
 
-    Whoever makes an entry stale says so with `lapse`. There are never more stale entries than
-    good ones: the heap is made anew before, at a cost that the lapses have paid for.
+    Whoever makes an entry stale says so with `lapse`. There are hardly ever more stale entries
+    than good ones: a small heap is made anew before, out of a large one each further lapse
+    takes a few, since to make a million anew at once would stop everything else.
     """
 
-    __slots__ = ("_good", "_heap", "_live")
+    __slots__ = ("_good", "_heap", "_live", "_swept")
 
     def __init__(self, good: Callable[[Entry], bool]) -> None:
         self._good = good
         self._heap: list[Entry] = []
         self._live = 0
+        self._swept = 0  #: where the search for stale entries of a large heap goes on
 
     def __repr__(self) -> str:
         return f"<{type(self).__name__} of {self._live}, and {len(self._heap) - self._live} stale>"
@@ -42,11 +50,40 @@ class _Heap(Generic[Entry]):
         self._live = live = self._live - 1
         assert live >= 0, self
         if len(self._heap) > 2 * live:
-            self._make_anew()
+            self._tidy()
 
-    def _make_anew(self) -> None:
-        self._heap = list(filter(self._good, self._heap))
-        heapify(self._heap)
+    def _tidy(self) -> None:
+        heap, good = self._heap, self._good
+        if len(heap) <= MADE_ANEW_MAX:
+            self._heap = list(filter(good, heap))
+            heapify(self._heap)
+            return
+        # From the end on: half of a heap are leaves, which nothing has to move up for.
+        at = self._swept
+        for _ in range(min(SWEPT_AT_ONCE, len(heap))):
+            at = at - 1 if 0 < at <= len(heap) else len(heap) - 1
+            if not good(heap[at]):
+                _take_out(heap, at)
+        self._swept = at
+
+
+def _take_out(heap: list[Any], at: int) -> None:
+    """Take out what stands at *at*, and leave a heap."""
+    moved = heap.pop()
+    end = len(heap)
+    if at == end:
+        return
+    # As heapq does it: the lesser children move up as far as there are any, and what was last
+    # comes from below to its place.
+    while (child := 2 * at + 1) < end:
+        if child + 1 < end and heap[child + 1] < heap[child]:
+            child += 1
+        heap[at] = heap[child]
+        at = child
+    while at and moved < heap[(at - 1) >> 1]:
+        heap[at] = heap[(at - 1) >> 1]
+        at = (at - 1) >> 1
+    heap[at] = moved
 
 
 class LazyHeap(_Heap[Entry]):
@@ -117,7 +154,7 @@ class Ranking(_Heap[tuple[Any, ...]], Generic[Owner]):
                 return
             heappush(heap, entry)
             if len(heap) > 2 * self._live:
-                self._make_anew()
+                self._tidy()
 
     def remove(self, owner: Owner) -> None:
         """Take *owner* out, if it is in."""

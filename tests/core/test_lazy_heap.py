@@ -1,8 +1,11 @@
+import random
 from typing import Any
 
+import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from dispatcher.core import lazy_heap
 from dispatcher.core.lazy_heap import LazyHeap, Ranking
 
 
@@ -22,8 +25,15 @@ steps = st.lists(
 )
 
 
-@given(steps)
-def test_a_ranking_is_an_order_that_can_be_changed_anywhere(steps):
+@pytest.mark.parametrize("made_anew_max", [lazy_heap.MADE_ANEW_MAX, 0])
+@given(steps=steps)
+def test_a_ranking_is_an_order_that_can_be_changed_anywhere(made_anew_max, steps):
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(lazy_heap, "MADE_ANEW_MAX", made_anew_max)
+        change_anywhere(steps, at_once=made_anew_max > 0)
+
+
+def change_anywhere(steps, *, at_once):
     owners = [Owner(i) for i in range(10)]
     ranking: Ranking[Owner] = Ranking()
     model: dict[Owner, tuple[float, int]] = {}
@@ -42,7 +52,7 @@ def test_a_ranking_is_an_order_that_can_be_changed_anywhere(steps):
         assert len(ranking) == len(model)
         assert set(ranking) == set(model)
         assert ranking.first() is min(model, key=lambda owner: model[owner], default=None)
-        assert len(ranking.entries()) <= 2 * len(model)
+        assert len(ranking.entries()) <= 2 * len(model) or not at_once
         assert all((owner.entry is not None) == (owner in model) for owner in owners)
 
 
@@ -58,6 +68,30 @@ def test_a_million_that_lapse_leave_nothing_behind():
     assert heap.pop() == (0,)
     assert heap.first() is None
     assert heap.entries() == []
+
+
+def test_a_large_heap_is_never_looked_through_at_once():
+    looked_at = 0
+    gone: set[int] = set()
+
+    def good(entry: tuple[int]) -> bool:
+        nonlocal looked_at
+        looked_at += 1
+        return entry[0] not in gone
+
+    heap = LazyHeap(good)
+    numbers = list(range(20_000))
+    random.Random(1).shuffle(numbers)
+    for i in numbers:
+        heap.push((i,))
+    kept = set(numbers[15_000:])
+    for i in numbers[:15_000]:
+        looked_at = 0
+        gone.add(i)
+        heap.lapse()
+        assert looked_at <= lazy_heap.SWEPT_AT_ONCE
+        assert len(heap.entries()) <= 2.1 * len(heap)
+    assert [heap.pop()[0] for _ in kept] == sorted(kept)
 
 
 def test_one_that_moves_all_the_time_leaves_nothing_behind():
