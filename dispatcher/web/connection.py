@@ -378,10 +378,7 @@ class Connection(BaseProtocol):
                     break
             else:
                 return
-            if self._spoilt:
-                await self._linger()
-            if self.transport is not None:
-                self.transport.close()
+            await self._part()
         except ConnectionError:
             self.abort()  # the peer left, and there is nobody to answer
         except Exception as error:  # noqa: BLE001 -- the boundary
@@ -420,19 +417,19 @@ class Connection(BaseProtocol):
             self._payload = None
             self._held_bytes = self._guard.hold(0, self._held_bytes)
 
-    async def _linger(self) -> None:
-        """
-        Say that nothing follows, and throw away what still comes until the peer is done.
-
-        A close with bytes that nobody read resets the connection, and the answer may be lost.
-        """
-        if self.transport is None:
-            return
-        self.transport.write_eof()
-        self.resume_reading()
-        with contextlib.suppress(TimeoutError, ConnectionError), self.reading(), self.unless_lost():
-            async with asyncio.timeout(LINGERING_S):
-                await self._loop.create_future()
+    async def _part(self) -> None:
+        """Close; where requests cannot be read any more, once the peer has got its answer."""
+        if self._spoilt and self.transport is not None:
+            # A close with bytes that nobody read resets the connection, and takes the answer along:
+            # say that nothing follows, and throw away what still comes until the peer is done.
+            self.transport.write_eof()
+            self.resume_reading()
+            gone = contextlib.suppress(TimeoutError, ConnectionError)
+            with gone, self.reading(), self.unless_lost():
+                async with asyncio.timeout(LINGERING_S):
+                    await self._loop.create_future()
+        if self.transport is not None:
+            self.transport.close()
 
     async def _throw_away(self, payload: StreamReader) -> bool:
         """Read the rest of a body that nobody wanted; False: it has not come in time."""
