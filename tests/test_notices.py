@@ -2,7 +2,6 @@
 
 import asyncio
 import contextlib
-import datetime as dt
 import hashlib
 import hmac
 import json
@@ -14,13 +13,11 @@ from typing import Any
 
 import anyio
 import pytest
-from cryptography import x509
-from cryptography.hazmat.primitives import hashes, serialization
-from cryptography.hazmat.primitives.asymmetric import ec
 
 from dispatcher.config import CallbackSettings
 from dispatcher.core.model import Failure, Notice, State
 from dispatcher.notices import BODY_MAX_BYTES, Notices, PublicOnly, Refused, is_public, written
+from tests.certificates import certificate
 
 pytestmark = pytest.mark.real_time  # names are looked up in threads
 
@@ -107,34 +104,6 @@ async def test_the_addresses_that_were_judged_are_those_that_are_used(monkeypatc
 # -- A receiver ------------------------------------------------------------------------------------
 
 
-def certificate(folder: Path) -> tuple[ssl.SSLContext, ssl.SSLContext]:
-    """Return the contexts of a server for `hooks.example` and of a client that trusts it."""
-    key = ec.generate_private_key(ec.SECP256R1())
-    name = x509.Name([x509.NameAttribute(x509.NameOID.COMMON_NAME, "hooks.example")])
-    now = dt.datetime.now(dt.UTC)
-    made = (
-        x509.CertificateBuilder()
-        .subject_name(name)
-        .issuer_name(name)
-        .public_key(key.public_key())
-        .serial_number(1)
-        .not_valid_before(now - dt.timedelta(days=1))
-        .not_valid_after(now + dt.timedelta(days=1))
-        .add_extension(x509.SubjectAlternativeName([x509.DNSName("hooks.example")]), critical=False)
-        .sign(key, hashes.SHA256())
-    )
-    pem = made.public_bytes(serialization.Encoding.PEM)
-    secret = key.private_bytes(
-        serialization.Encoding.PEM,
-        serialization.PrivateFormat.PKCS8,
-        serialization.NoEncryption(),
-    )
-    (folder / "pem").write_bytes(secret + pem)
-    server = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
-    server.load_cert_chain(folder / "pem")
-    return server, ssl.create_default_context(cadata=pem.decode())
-
-
 class Receiver:
     """Takes requests, and answers each with the next of *answers*, the last one for ever."""
 
@@ -161,7 +130,7 @@ class Receiver:
 @pytest.fixture
 async def receiver(tmp_path: Path) -> AsyncIterator[Receiver]:
     made = Receiver()
-    server_tls, made.tls = certificate(tmp_path)
+    server_tls, made.tls = certificate("hooks.example", tmp_path)
     server = await asyncio.start_server(made.take, "127.0.0.1", 0, ssl=server_tls)
     made.port = server.sockets[0].getsockname()[1]
     yield made

@@ -12,7 +12,6 @@ import time
 from collections.abc import Callable, Mapping, Sequence
 from typing import Final, NamedTuple
 
-from multidict import CIMultiDict
 from yarl import URL
 
 from dispatcher.config import AccountSettings
@@ -35,11 +34,11 @@ from dispatcher.transports.wire import (
     ERROR_BODY_MAX,
     MIB,
     Wire,
-    accept_timeout,
+    accept_limits,
     body_digest,
     hold_max_s,
     plain_value,
-    run_timeout,
+    run_limits,
 )
 
 logger = logging.getLogger(__name__)
@@ -77,7 +76,7 @@ ManageReply = tuple[int, Mapping[str, str], bytes] | Throttled | Denied | NotSen
 class _Target(NamedTuple):
     """Where something is, in the forms that sending and signing want."""
 
-    url: URL
+    line: str
     path: str
     query: str
 
@@ -94,12 +93,10 @@ class FcTransport:
     ) -> None:
         """Take over *keyring*, which is open. *clock* gives the Unix time to sign with."""
         endpoint = URL(account.endpoint or default_endpoint(account.account_id, account.region))
-        self._origin = str(endpoint.origin())
         self._host = endpoint.host_port_subcomponent or ""
         self._keyring = keyring
         self._account: AccountRules = account
         self._clock = clock
-        self._accept_timeout = accept_timeout()
         self._target = functools.lru_cache(TARGETS_MAX)(self._make_target)
         self._wire = Wire(endpoint, connections_max=account.requests_max, idle_max_s=IDLE_MAX_S)
         self._management = Wire(
@@ -118,9 +115,7 @@ class FcTransport:
         except ValueError as error:
             return Refused(Failure("invalid", str(error)))
         waits = call.type is CallType.SYNC
-        timeout = (
-            run_timeout(hold_max_s(self._account, call.function)) if waits else self._accept_timeout
-        )
+        limits = run_limits(hold_max_s(self._account, call.function)) if waits else accept_limits()
         digest = await body_digest(call.payload)
 
         async def attempt(keys: Keys) -> Outcome:
@@ -130,10 +125,10 @@ class FcTransport:
                 headers.extend(_trace_headers(call))
             reply = await self._wire.exchange(
                 "POST",
-                target.url,
+                target.line,
                 headers,
                 call.payload,
-                timeout=timeout,
+                limits=limits,
                 body_max=REPLY_MAX if waits else ERROR_BODY_MAX,
             )
             if isinstance(reply, (NotSent, Lost)):
@@ -184,10 +179,10 @@ class FcTransport:
         async def attempt(keys: Keys) -> ManageReply:
             reply = await self._management.exchange(
                 method,
-                target.url,
+                target.line,
                 self._headers(method, action, target, keys, [_JSON], digest),
                 body,
-                timeout=self._accept_timeout,
+                limits=accept_limits(),
                 body_max=TASKS_REPLY_MAX,
             )
             if isinstance(reply, (NotSent, Lost)):
@@ -216,11 +211,9 @@ class FcTransport:
         return self._at(("functions", function, "invocations"), query)
 
     def _at(self, path: Sequence[str], query: Mapping[str, str]) -> _Target:
-        # Escaped here once, and so on the wire: yarl would undo `%24`, which is signed.
         escaped = f"/{VERSION}/" + "/".join(signing.path_segment(segment) for segment in path)
         asked = signing.canonical_query(query.items())
-        url = URL(f"{self._origin}{escaped}{f'?{asked}' if asked else ''}", encoded=True)
-        return _Target(url, escaped, asked)
+        return _Target(f"{escaped}?{asked}" if asked else escaped, escaped, asked)
 
     def _headers(
         self,
@@ -230,7 +223,7 @@ class FcTransport:
         keys: Keys,
         extra: list[tuple[str, str]],
         digest: str,
-    ) -> CIMultiDict[str]:
+    ) -> list[tuple[str, str]]:
         signed = [
             ("host", self._host),
             ("x-acs-action", action),
@@ -247,13 +240,12 @@ class FcTransport:
             ]
         signed.sort()
         canonical = signing.canonical_request(method, target.path, target.query, signed, digest)
-        headers = CIMultiDict(signed)
-        headers["Authorization"] = signing.acs3_authorization(
+        authorization = signing.acs3_authorization(
             keys.access_key_id,
             signing.signed_names(signed),
             signing.acs3_signature(keys.access_key_secret, canonical),
         )
-        return headers
+        return [*signed, ("authorization", authorization)]
 
 
 def default_endpoint(account_id: str, region: str) -> str:

@@ -7,7 +7,6 @@ import time
 from collections.abc import Callable, Mapping
 from typing import Final, NamedTuple
 
-from multidict import CIMultiDict
 from yarl import URL
 
 from dispatcher.config import AccountSettings
@@ -29,11 +28,11 @@ from dispatcher.transports.wire import (
     ERROR_BODY_MAX,
     MIB,
     Wire,
-    accept_timeout,
+    accept_limits,
     body_digest,
     hold_max_s,
     plain_value,
-    run_timeout,
+    run_limits,
 )
 
 PAYLOAD_MAX: Final = {CallType.ASYNC: MIB, CallType.SYNC: 6 * MIB}
@@ -55,6 +54,7 @@ OPTIONS: Final = {
 CLIENT_CONTEXT_MAX: Final = 3583
 """Characters of it; docs.aws.amazon.com/lambda/latest/api/API_Invoke.html."""
 
+_OCTETS: Final = ("content-type", "application/octet-stream")
 _TRACE: Final[tuple[str, ...]] = (TRACEPARENT, TRACESTATE)
 _TYPES: Final = {CallType.ASYNC: "Event", CallType.SYNC: "RequestResponse"}
 
@@ -72,7 +72,7 @@ _SUFFIXES: Final = {
 class _Target(NamedTuple):
     """Where a function is, in the forms that sending and signing want."""
 
-    url: URL
+    line: str
     path: str
     query: str
 
@@ -89,13 +89,11 @@ class LambdaTransport:
     ) -> None:
         """Take over *keyring*, which is open. *clock* gives the Unix time to sign with."""
         endpoint = URL(account.endpoint or default_endpoint(account.region))
-        self._origin = str(endpoint.origin())
         self._host = endpoint.host_port_subcomponent or ""
         self._region = account.region
         self._keyring = keyring
         self._account: AccountRules = account
         self._clock = clock
-        self._accept_timeout = accept_timeout()
         self._target = functools.lru_cache(TARGETS_MAX)(self._make_target)
         self._wire = Wire(endpoint, connections_max=account.requests_max, idle_max_s=IDLE_MAX_S)
 
@@ -107,22 +105,24 @@ class LambdaTransport:
         """Send once, and once more with fresh keys if the keys are refused."""
         try:
             target = self._target(call.function, call.qualifier)
-            options = _option_headers(call)
+            options = _call_headers(call)
         except ValueError as error:
             return Refused(Failure("invalid", str(error)))
         waits = call.type is CallType.SYNC
-        timeout = (
-            run_timeout(hold_max_s(self._account, call.function)) if waits else self._accept_timeout
-        )
+        limits = run_limits(hold_max_s(self._account, call.function)) if waits else accept_limits()
         digest = await body_digest(call.payload)
 
         async def attempt(keys: Keys) -> Outcome:
+            headers = self._signed("POST", target, keys, options, digest)
+            if TRACEPARENT in call.options:
+                # Not signed, as in AWS's own SDKs: a proxy on the way may be part of the trace.
+                headers.extend(_trace_headers(call))
             reply = await self._wire.exchange(
                 "POST",
-                target.url,
-                self._headers(call, target, keys, options, digest),
+                target.line,
+                headers,
                 call.payload,
-                timeout=timeout,
+                limits=limits,
                 body_max=REPLY_MAX if waits else ERROR_BODY_MAX,
             )
             if isinstance(reply, (NotSent, Lost)):
@@ -142,16 +142,16 @@ class LambdaTransport:
         except ValueError as error:
             return NotSent(Failure("invalid", str(error)))
         whole = f"/{version}/{below}"
-        target = _Target(URL(self._origin + whole, encoded=True), signing.sigv4_path(whole), "")
+        target = _Target(whole, signing.sigv4_path(whole), "")
         digest = await body_digest(b"")
 
         async def attempt(keys: Keys) -> tuple[int, bytes] | Denied | NotSent | Lost:
             reply = await self._wire.exchange(
                 "GET",
-                target.url,
+                target.line,
                 self._signed("GET", target, keys, [], digest),
                 b"",
-                timeout=self._accept_timeout,
+                limits=accept_limits(),
                 body_max=ERROR_BODY_MAX,
             )
             if isinstance(reply, (NotSent, Lost)):
@@ -179,24 +179,7 @@ class LambdaTransport:
     def _make_target(self, function: str, qualifier: str | None) -> _Target:
         path = f"/2015-03-31/functions/{signing.path_segment(function)}/invocations"
         query = "" if qualifier is None else signing.canonical_query([("Qualifier", qualifier)])
-        url = f"{self._origin}{path}{f'?{query}' if query else ''}"
-        return _Target(URL(url, encoded=True), signing.sigv4_path(path), query)
-
-    def _headers(
-        self,
-        call: Call,
-        target: _Target,
-        keys: Keys,
-        options: list[tuple[str, str]],
-        digest: str,
-    ) -> CIMultiDict[str]:
-        headers = self._signed(
-            "POST", target, keys, [("x-amz-invocation-type", _TYPES[call.type]), *options], digest
-        )
-        if TRACEPARENT in call.options:
-            # Not signed, as in AWS's own SDKs: a proxy on the way may be part of the trace.
-            headers.extend(_trace_headers(call))
-        return headers
+        return _Target(f"{path}?{query}" if query else path, signing.sigv4_path(path), query)
 
     def _signed(
         self,
@@ -205,12 +188,13 @@ class LambdaTransport:
         keys: Keys,
         more: list[tuple[str, str]],
         digest: str,
-    ) -> CIMultiDict[str]:
+    ) -> list[tuple[str, str]]:
+        """Return all headers: Host, what is in *more*, the time, and the signature of them."""
         moment = signing.sigv4_time(int(self._clock()))
-        headers = CIMultiDict([("host", self._host), ("x-amz-date", moment), *more])
+        headers = [("host", self._host), ("x-amz-date", moment), *more]
         if keys.security_token:
-            headers["x-amz-security-token"] = keys.security_token
-        signed = sorted((name, signing.sigv4_value(value)) for name, value in headers.items())
+            headers.append(("x-amz-security-token", keys.security_token))
+        signed = sorted([(name, signing.sigv4_value(value)) for name, value in headers])
         signature = signing.sigv4_signature(
             keys.access_key_secret,
             moment,
@@ -218,7 +202,7 @@ class LambdaTransport:
             "lambda",
             signing.canonical_request(method, target.path, target.query, signed, digest),
         )
-        headers["Authorization"] = signing.sigv4_authorization(
+        authorization = signing.sigv4_authorization(
             keys.access_key_id,
             moment,
             self._region,
@@ -226,7 +210,7 @@ class LambdaTransport:
             signing.signed_names(signed),
             signature,
         )
-        return headers
+        return [*headers, ("authorization", authorization), _OCTETS]
 
 
 def default_endpoint(region: str) -> str:
@@ -235,9 +219,9 @@ def default_endpoint(region: str) -> str:
     return f"https://lambda.{region}.{next(suffixes, 'amazonaws.com')}"
 
 
-def _option_headers(call: Call) -> list[tuple[str, str]]:
-    """Return the headers of a call's options. Raises `ValueError`."""
-    headers = []
+def _call_headers(call: Call) -> list[tuple[str, str]]:
+    """Return the headers that say how to run the function. Raises `ValueError`."""
+    headers = [("x-amz-invocation-type", _TYPES[call.type])]
     waits = call.type is CallType.SYNC
     options: Mapping[str, str] = call.options
     if waits and TRACEPARENT in options:

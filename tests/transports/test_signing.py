@@ -15,6 +15,7 @@ from botocore.credentials import Credentials
 from darabonba.url import Url
 from hypothesis import example, given
 from hypothesis import strategies as st
+from multidict import CIMultiDict
 
 from dispatcher.config import AccountSettings
 from dispatcher.core.model import Call, CallType, Provider
@@ -76,12 +77,13 @@ async def test_sigv4_is_what_botocore_signs(call, keys, options, second, region)
         sent = [(aws_lambda.OPTIONS[name], value) for name, value in options.items()]
         target = transport._target(call.function, call.qualifier)
         digest = await body_digest(call.payload)
-        headers = transport._headers(call, target, keys, sent, digest)
+        kind = "Event" if call.type is CallType.ASYNC else "RequestResponse"
+        more = [("x-amz-invocation-type", kind), *sent]
+        headers = CIMultiDict(transport._signed("POST", target, keys, more, digest))
 
-    kind = "Event" if call.type is CallType.ASYNC else "RequestResponse"
     theirs = AWSRequest(
         "POST",
-        str(target.url),
+        f"https://{headers['Host']}{target.line}",
         headers={"X-Amz-Invocation-Type": kind, **dict(sent)},
         data=call.payload,
     )
@@ -123,7 +125,8 @@ async def test_a_url_of_lambda_is_what_boto3_calls(function: str, qualifier: str
     client.invoke(FunctionName=function, InvocationType="Event", **arguments)
     settings = account(Provider.AWS_LAMBDA, "us-east-1")
     async with contextlib.aclosing(LambdaTransport(settings, FixedKeyring())) as transport:
-        assert str(transport._target(function, qualifier).url) == called[0]
+        target = transport._target(function, qualifier)
+        assert f"https://lambda.us-east-1.amazonaws.com{target.line}" == called[0]
 
 
 @given(
@@ -162,7 +165,9 @@ async def test_acs3_is_what_the_sdk_signs(call, keys, options, second):
             )
         )
         digest = await body_digest(call.payload)
-        headers = transport._headers("POST", "InvokeFunction", target, keys, extra, digest)
+        headers = CIMultiDict(
+            transport._headers("POST", "InvokeFunction", target, keys, extra, digest)
+        )
 
     ours = headers.popone("Authorization")
     if call.function not in {".", ".."}:  # which the SDK lets climb
@@ -188,9 +193,9 @@ async def test_the_path_that_is_signed_is_the_path_on_the_wire():
     settings = account(Provider.ALIYUN_FC, "cn-shanghai")
     async with contextlib.aclosing(FcTransport(settings, FixedKeyring())) as transport:
         target = transport._target("m42-ng-fc$surf2surf", "$x")
-    assert target.url.raw_path == target.path
+    assert target.line.partition("?")[0] == target.path
     assert target.path == "/2023-03-30/functions/m42-ng-fc%24surf2surf/invocations"
-    assert target.url.raw_query_string == target.query == "qualifier=%24x"
+    assert target.line.partition("?")[2] == target.query == "qualifier=%24x"
 
 
 @given(name=NAMES)

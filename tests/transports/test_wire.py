@@ -6,7 +6,6 @@ import hashlib
 import socket
 from contextlib import aclosing
 
-import aiohttp
 import anyio
 import pytest
 from yarl import URL
@@ -14,10 +13,12 @@ from yarl import URL
 from dispatcher.config import AccountSettings
 from dispatcher.core.model import FunctionRules, Lost, NotSent, Provider
 from dispatcher.transports import wire
-from dispatcher.transports.wire import MIB, TOO_LARGE, Reply, Wire, run_timeout
+from dispatcher.transports.dialing import CONNECT_MAX_S
+from dispatcher.transports.http1 import ERROR_BODY_MAX_S, TOO_LARGE, Limits, Reply
+from dispatcher.transports.wire import MIB, Wire, run_limits
 from tests.transports.servers import Peer, RawServer, Request, raw_server
 
-QUICK = wire.accept_timeout()
+QUICK = wire.accept_limits()
 
 
 def wired(server: RawServer | str, *, connections_max: int = 4, idle_max_s: float = 8.0) -> Wire:
@@ -30,13 +31,12 @@ async def exchange(
     server: RawServer | str,
     body: bytes = b"{}",
     *,
-    timeout: aiohttp.ClientTimeout = QUICK,
+    limits: Limits = QUICK,
     body_max: int = MIB,
 ) -> Reply | NotSent | Lost:
     url = server if isinstance(server, str) else server.url
-    return await client.exchange(
-        "POST", URL(f"{url}/p"), {"X-Mine": "1"}, body, timeout=timeout, body_max=body_max
-    )
+    headers = [("Host", URL(url).host_port_subcomponent or ""), ("X-Mine", "1")]
+    return await client.exchange("POST", "/p", headers, body, limits=limits, body_max=body_max)
 
 
 async def asked_once(handle, **options) -> Reply | NotSent | Lost:
@@ -61,7 +61,6 @@ async def test_a_reply_is_given_as_it_is():
     assert result.headers["x-amzn-requestid"] == "r"
 
 
-@pytest.mark.real_time  # aiohttp looks at the machine's clock for how long they were idle
 async def test_connections_are_used_again_but_not_when_long_idle():
     async def handle(request: Request, peer: Peer):
         await peer.reply("202 Accepted")
@@ -221,9 +220,9 @@ async def test_a_synchronous_call_is_waited_for_as_long_as_its_function_may_run(
         await anyio.sleep(120)
         await peer.reply("200 OK", b"late")
 
-    assert isinstance(await asked_once(handle, timeout=run_timeout(120.0)), Reply)
+    assert isinstance(await asked_once(handle, limits=run_limits(120.0)), Reply)
     before = anyio.current_time()
-    result = await asked_once(handle, timeout=run_timeout(60.0))
+    result = await asked_once(handle, limits=run_limits(60.0))
     assert isinstance(result, Lost)
     assert result.timed_out
     assert anyio.current_time() - before < 120
@@ -314,10 +313,10 @@ async def test_the_words_of_an_error_are_not_waited_for_long():
         await peer.say("HTTP/1.1 503 Busy\r\nContent-Length: 50\r\n\r\n")
         await peer.hang()
 
-    result = await asked_once(handle, timeout=run_timeout(900.0))
+    result = await asked_once(handle, limits=run_limits(900.0))
     assert isinstance(result, Reply)
     assert (result.status, result.body) == (503, b"")
-    assert anyio.current_time() == wire.ERROR_BODY_MAX_S
+    assert anyio.current_time() == ERROR_BODY_MAX_S
 
 
 async def test_a_reply_that_drips_ends_in_time():
@@ -385,90 +384,14 @@ async def test_a_refusal_before_the_whole_body_was_sent_is_heard():
     assert (result.status, result.body) == (413, b"no")
 
 
-# -- Sockets and proxies --------------------------------------------------------------------------
-
-
-async def test_idle_connections_are_kept_alive(monkeypatch):
-    made: list[socket.socket] = []
-    make = wire._kept_alive
-
-    def recorded(address: aiohttp.AddrInfoType) -> socket.socket:
-        made.append(make(address))
-        return made[-1]
-
-    monkeypatch.setattr(wire, "_kept_alive", recorded)
-
-    async def handle(request: Request, peer: Peer):
-        await peer.reply("202 Accepted")
-
-    async with raw_server(handle) as server, aclosing(wired(server)) as client:
-        await exchange(client, server)
-        (used,) = made
-        assert used.getsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE) == 1
-        # NAT gateways forget after 350 s.
-        assert 0 < used.getsockopt(socket.IPPROTO_TCP, socket.TCP_KEEPIDLE) < 350
-
-
-@pytest.mark.parametrize(
-    ("endpoint", "environment", "proxy"),
-    [
-        ("https://lambda.test", {"HTTPS_PROXY": "http://p:3128"}, "http://p:3128"),
-        ("https://lambda.test", {"https_proxy": "p:3128"}, "http://p:3128"),
-        ("https://lambda.test", {"HTTP_PROXY": "http://p:3128"}, None),
-        ("https://lambda.test", {"HTTPS_PROXY": "http://p:3128", "NO_PROXY": ".test"}, None),
-        ("https://lambda.test", {}, None),
-        ("http://127.0.0.1:8710", {"HTTP_PROXY": "http://p:3128"}, None),
-        ("http://localhost:8710", {"HTTP_PROXY": "http://p:3128"}, None),
-        ("http://[::1]:8710", {"HTTP_PROXY": "http://p:3128"}, None),
-    ],
-)
-def test_the_environment_names_the_proxy(monkeypatch, endpoint, environment, proxy):
-    monkeypatch.setenv("NO_PROXY", "")
-    for name, value in environment.items():
-        monkeypatch.setenv(name, value)
-    assert wire.proxy_of(URL(endpoint)) == (None if proxy is None else URL(proxy))
-
-
-async def test_a_proxy_is_really_used(monkeypatch):
-    async def handle(request: Request, peer: Peer):
-        assert request.target == "http://cloud.test/p"
-        assert request.headers["Host"] == "cloud.test"
-        await peer.reply("202 Accepted")
-
-    monkeypatch.setenv("NO_PROXY", "")
-    async with raw_server(handle) as proxy:
-        monkeypatch.setenv("http_proxy", proxy.url)
-        async with aclosing(wired("http://cloud.test")) as client:
-            result = await exchange(client, "http://cloud.test")
-    assert isinstance(result, Reply)
-
-
-async def test_a_proxy_that_refuses_sends_nothing(monkeypatch):
-    async def handle(request: Request, peer: Peer):
-        assert (request.method, request.target) == ("CONNECT", "cloud.test:443")
-        await peer.reply("407 Proxy Authentication Required")
-        peer.writer.close()
-
-    monkeypatch.setenv("NO_PROXY", "")
-    async with raw_server(handle) as proxy:
-        monkeypatch.setenv("https_proxy", proxy.url)
-        async with aclosing(wired("https://cloud.test")) as client:
-            result = await exchange(client, "https://cloud.test")
-    assert isinstance(result, NotSent)
-
-
 # -- Time limits ----------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("timeout", [QUICK, run_timeout(900.0)])
-def test_every_wait_has_a_limit(timeout: aiohttp.ClientTimeout):
-    assert timeout.sock_connect
-    assert timeout.connect
-    assert timeout.sock_connect < timeout.connect
-    assert timeout.sock_read
+@pytest.mark.parametrize("limits", [QUICK, run_limits(900.0)])
+def test_every_wait_has_a_limit(limits: Limits):
+    assert 0 < CONNECT_MAX_S < limits.connect_s
     # Otherwise a time-out of the connection could not be told from one of the reply.
-    assert timeout.total
-    assert timeout.connect + timeout.sock_read < timeout.total
+    assert limits.connect_s + limits.silent_s < limits.total_s
 
 
 def test_a_function_says_how_long_it_may_take():
