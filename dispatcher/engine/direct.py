@@ -114,7 +114,7 @@ class Direct(Calls):
         job = effect.job
         if isinstance(effect, Launch):
             self._sending.add(job)
-            self._start(self._send, job, effect.slot)
+            self.tasks.start(self.send, job, effect.slot)
         elif isinstance(effect, Finish):
             self._drop_payload(job)
             self._calling.discard(job)
@@ -160,7 +160,7 @@ class Direct(Calls):
     def send_callers_away(self) -> None:
         """Tell those whose calls still wait that nothing is sent any more."""
         for job in list(self._calling):
-            if job in self._sending and self._sends is not None:
+            if job in self._sending and self.tasks.open:
                 continue  # it may still come back
             if job in self._sending:
                 _caller(job).tell(Lost(Failure("draining", "the dispatcher ended meanwhile")))

@@ -7,12 +7,13 @@ from functools import partial
 from typing import Any
 
 from dispatcher import failpoints
+from dispatcher.core.effects import Finish
 from dispatcher.core.job import Job
 from dispatcher.core.lifecycle import ENDED
 from dispatcher.core.model import Completion, Ended, Record, State, Verdict
 from dispatcher.core.views import End
 from dispatcher.engine.forms import notice_of_late
-from dispatcher.engine.pump import Pump
+from dispatcher.engine.sends import Sends
 from dispatcher.errors import JournalError, NotFound
 
 logger = logging.getLogger("dispatcher.engine")
@@ -25,11 +26,11 @@ _STATE_AFTER = {
 }
 
 
-class News(Pump):
+class News(Sends):
     """A pump that takes news, and gives them to those who wait for them."""
 
     def __init__(self, *args: Any, **more: Any) -> None:
-        """Take what `Pump` takes."""
+        """Take what `Sends` takes."""
         super().__init__(*args, **more)
         self._enders: dict[str, list[asyncio.Future[End]]] = {}
 
@@ -42,7 +43,7 @@ class News(Pump):
             if done is not None:
                 self._settle(done)
         else:
-            self._start(self._late, account, completion, done)
+            self.tasks.start(self._late, account, completion, done)
 
     def completed(self, job: Job, completion: Completion) -> None:
         """Take the news of the end of a live job."""
@@ -113,9 +114,19 @@ class News(Pump):
 
     # -- Those who wait for news
 
-    def told(self, end: End) -> None:
-        """Tell those who wait for the end of an invocation."""
-        for waiter in self._enders.pop(end.id, ()):
+    def told(self, finish: Finish) -> None:
+        """Tell those who wait for the end of an invocation that it is on disk."""
+        waiters = self._enders.pop(finish.job.id, None)
+        if waiters is None:
+            return
+        end = End(
+            id=finish.job.id,
+            state=finish.state,
+            result=finish.result,
+            failure=finish.failure,
+            estimated=finish.estimated,
+        )
+        for waiter in waiters:
             if not waiter.done():
                 waiter.set_result(end)
 

@@ -9,40 +9,36 @@ import asyncio
 import logging
 import random
 import secrets
-from collections.abc import Callable, Coroutine, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from functools import partial
-from typing import Any
 
 import anyio
 import anyio.lowlevel
-from anyio.abc import TaskGroup, TaskStatus
+from anyio.abc import TaskStatus
 
 from dispatcher import failpoints
 from dispatcher.config import Settings, needs_restart
 from dispatcher.core.backlog import Job
-from dispatcher.core.callback import KEY_BYTES, offer, token, wants_offer
+from dispatcher.core.callback import KEY_BYTES
 from dispatcher.core.gates import Slot
 from dispatcher.core.intake import Place
 from dispatcher.core.machine import Effect, Finish, Launch, Machine, Return, Stop, Warn, Watch
 from dispatcher.core.model import (
-    Call,
     CallType,
     Change,
     Completion,
     Ended,
     Failure,
-    Lost,
     Outcome,
     Record,
-    Refused,
     Returned,
     Running,
     Sending,
     Source,
     State,
 )
-from dispatcher.core.views import End
-from dispatcher.engine.forms import call_of, notice_of, watched_of, whose
+from dispatcher.engine.forms import notice_of, watched_of
+from dispatcher.engine.tasks import Tasks
 from dispatcher.engine.times import Clock, job_of
 from dispatcher.errors import ConfigError, JournalError, first_of
 from dispatcher.ports import Journal, Tell, Tracer, Tracker, Transport
@@ -100,8 +96,8 @@ class Pump:
         self._stimulus = asyncio.Event()
         self._stopped = anyio.Event()
         self._broken: BaseException | None = None
-        self._sends: TaskGroup | None = None
-        self._sending: set[Job] = set()
+        self.tasks = Tasks(self._task_ended)
+        self._sending: set[Job] = set()  #: from the decision until the reply
         self._seq = 0
 
     # -- Running
@@ -136,15 +132,13 @@ class Pump:
             failpoints.reach("engine.recovered")
             self.ready = True
             task_status.started()
-            async with anyio.create_task_group() as sends:
-                self._sends = sends
+            try:
                 await self._dispatch()
                 self.send_callers_away()
-                sends.cancel_scope.deadline = (
-                    anyio.current_time() + self.settings.server.drain_max_s
-                )
-                await self._let_sends_come_back()
-            self._sends = None
+                with anyio.move_on_after(self.settings.server.drain_max_s):
+                    await self._let_sends_come_back()
+            finally:
+                await self.tasks.aclose()
             watching.cancel_scope.cancel()
 
     def stop(self) -> None:
@@ -185,11 +179,16 @@ class Pump:
             timer.cancel()
 
     async def _let_sends_come_back(self) -> None:
-        """Wait for the requests in flight; the deadline of their task group bounds it."""
-        while self._sending:
+        while self._sending or self.tasks:
             self._stimulus.clear()
             self._check()
             await self._stimulus.wait()
+
+    def _task_ended(self, error: BaseException | None) -> None:
+        if error is not None:
+            self.fail(error)
+        elif self.draining:
+            self.wake()
 
     def _check(self) -> None:
         if self._broken is not None:
@@ -257,7 +256,7 @@ class Pump:
                     changes.append(self._ended(effect))
                     finishes.append(effect)
                 case Stop(job=job):
-                    self._start(self._stop_in_cloud, job)
+                    self.tasks.start(self.stop_in_cloud, job)
                 case Warn(event=event, account=account, failure=failure):
                     logger.error(
                         "%s: account %s: %s",
@@ -279,92 +278,23 @@ class Pump:
         if launches:
             failpoints.reach("engine.after_sending")
         for launch in launches:
-            self._start(self._send, launch.job, launch.slot)
+            self.tasks.start(self.send, launch.job, launch.slot)
         if finishes:
             failpoints.reach("engine.after_ended")
         for finish in finishes:
-            self.told(
-                End(
-                    id=finish.job.id,
-                    state=finish.state,
-                    result=finish.result,
-                    failure=finish.failure,
-                    estimated=finish.estimated,
-                )
-            )
+            self.told(finish)
             if finish.job.callback_url is not None and self._tell is not None:
                 self._tell(notice_of(finish, self.clock.wall_ms()))
 
-    def _start(self, function: Callable[..., Coroutine[Any, Any, None]], *args: Any) -> None:
-        # After the drain nothing is begun any more: the journal knows what is left.
-        if self._sends is not None:
-            self._sends.start_soon(function, *args)
+    # -- Sends: engine/sends.py
 
-    async def _send(self, job: Job, slot: Slot) -> None:
+    async def send(self, job: Job, slot: Slot) -> None:
         """Send one attempt and take its outcome to the machine."""
-        outcome = await self._outcome(job)
-        failpoints.reach("engine.after_reply")
-        self._sending.discard(job)
-        effects = self.machine.sent(job, slot, outcome, self.clock.now())
-        if job.once:
-            self.answer(job, outcome)
-        self.carry_out(effects)
-        self.wake()
+        raise NotImplementedError
 
-    async def _outcome(self, job: Job) -> Outcome:
-        payload = job.payload
-        if payload is None:
-            payload = await self.journal.payload(job.id)
-            if payload is None:
-                return Refused(Failure("payload_missing", "the journal has lost the payload"))
-        call = call_of(job, self._with_offer(job, payload))
-        failpoints.reach("engine.before_send")
-        if self.tracer is None:
-            return await self._sent(job, call)
-        outcome: Outcome | None = None
-        call = self.tracer.sending(job, call)
-        try:
-            outcome = await self._sent(job, call)
-        finally:  # also where the drain cuts it off
-            self.tracer.sent(job, outcome)
-        return outcome
-
-    async def _sent(self, job: Job, call: Call) -> Outcome:
-        try:
-            return await self.transports[job.lane.tenant.account].send(call)
-        except Exception as error:
-            # This should never run: transports return outcomes. It keeps a bug at one
-            # provider from ending the work for all the others.
-            logger.exception("transport_failed: on invocation %s", job.id, extra=whose(job))
-            return Lost(Failure("internal", f"{type(error).__name__} in the transport"))
-
-    @property
-    def url_base(self) -> str:
-        """Return the URL by which functions reach the HTTP API."""
-        return self.settings.callbacks.url or self.listens_at
-
-    def _with_offer(self, job: Job, payload: bytes) -> bytes:
-        """Tell the function where and by which token to post its end, if it is asked to."""
-        source = job.lane.function.rules.completion
-        if job.type is CallType.SYNC or source is not Source.CALLBACK or not wants_offer(payload):
-            return payload
-        return offer(
-            payload,
-            url_base=self.url_base,
-            token=token(self.callback_key, job.id, job.attempt),
-            invocation_id=job.id,
-            attempt=job.attempt,
-        )
-
-    async def _stop_in_cloud(self, job: Job) -> None:
-        if not await self.transports[job.lane.tenant.account].stop(call_of(job, b"")):
-            logger.warning(
-                "stop_failed: invocation %s could not be stopped in the cloud",
-                job.id,
-                extra=whose(job),
-            )
-        elif (tracker := self._tracker(job)) is not None:
-            tracker.hurry(job.id)
+    async def stop_in_cloud(self, job: Job) -> None:
+        """Have the cloud end a run."""
+        raise NotImplementedError
 
     # -- Calls that somebody waits for, which no journal knows of: engine/direct.py
 
@@ -454,8 +384,8 @@ class Pump:
         """Take a tracker's news; *done* is called when the end is on disk."""
         raise NotImplementedError
 
-    def told(self, end: End) -> None:
-        """Tell those who wait for the end of an invocation."""
+    def told(self, finish: Finish) -> None:
+        """Tell those who wait for the end of an invocation that it is on disk."""
         raise NotImplementedError
 
     def fail_if(self, error: JournalError | None) -> None:

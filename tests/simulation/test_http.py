@@ -169,9 +169,7 @@ async def test_a_full_queue_is_429_with_a_time_to_wait_and_nothing_is_lost():
             await side.client.enqueue(JOB)
         found = [view.record.id async for view in side.client.find()]
         assert sorted(found) == sorted(line["id"] for line in lines[:10])
-        sends = side.rig.engine._sends
-        assert sends is not None
-        sends.cancel_scope.cancel()
+        await side.rig.engine.tasks.aclose()
 
 
 async def test_a_line_for_each_line_and_one_commit():
