@@ -28,6 +28,7 @@ from aiohttp import web
 from dispatcher.config import ServerSettings, Settings, parse
 from dispatcher.core.model import Invocation, State
 from dispatcher.core.views import Acceptance
+from dispatcher.service import keep_out_of_collections, run_loop
 from dispatcher.web import Listener, make_app
 from dispatcher.wiring import open_engine, run_engine
 
@@ -92,6 +93,7 @@ async def serve(kind: str) -> None:
             address = "{}:{}".format(*runner.addresses[0])
         else:
             address = await dispatcher(kind, stack)
+        keep_out_of_collections()
         print(address, flush=True)
         loop = asyncio.get_running_loop()
         while await loop.run_in_executor(None, sys.stdin.readline):
@@ -249,7 +251,7 @@ def main() -> None:
     parser.add_argument("--serve", choices=SERVERS)
     options = parser.parse_args()
     if options.serve:
-        uvloop.run(serve(options.serve))
+        run_loop(serve, options.serve)
         return
     servers = {kind: Server(kind) for kind in SERVERS}
     cases = {

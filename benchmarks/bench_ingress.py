@@ -25,6 +25,7 @@ from pathlib import Path
 import uvloop
 
 from dispatcher.config import parse
+from dispatcher.service import keep_out_of_collections, run_loop
 from dispatcher.transports import signing
 from dispatcher.web import Clients, IngressLambda, Listener, make_app
 from dispatcher.wiring import open_engine, run_engine
@@ -68,6 +69,7 @@ async def serve(url: str) -> None:
         more = IngressLambda(engine, clients).routes()
         listener = Listener(make_app(engine, settings.server, more_routes=more), ["127.0.0.1:0"])
         await stack.enter_async_context(listener)
+        keep_out_of_collections()
         print(listener.addresses[0], flush=True)
         loop = asyncio.get_running_loop()
         while await loop.run_in_executor(None, sys.stdin.readline):
@@ -79,8 +81,8 @@ async def serve(url: str) -> None:
 
 def to_api(address: str, *, keyed: bool) -> Iterator[bytes]:
     """Give requests to the HTTP API, with an idempotency key each or without."""
-    for number in itertools.count():
-        key = f',"idempotency_key":"{number}-{uuid.uuid4()}"' if keyed else ""
+    while True:
+        key = f',"idempotency_key":"{uuid.uuid4()}"' if keyed else ""
         body = b'{"account":"aws","function":"resize","tenant":"research"%s,"payload":%s}' % (
             key.encode(),
             PAYLOAD,
@@ -181,7 +183,7 @@ def main() -> None:
     parser.add_argument("--serve", action="store_true")
     options = parser.parse_args()
     if options.serve:
-        uvloop.run(serve(options.journal))
+        run_loop(serve, options.journal)
         return
     command = [sys.executable, __file__, "--serve", "--journal", options.journal]
     server = subprocess.Popen(

@@ -11,6 +11,7 @@ import hashlib
 import hmac
 import ipaddress
 import os
+from functools import lru_cache
 from typing import Final
 
 from aiohttp import hdrs
@@ -22,6 +23,9 @@ from dispatcher.web import problems
 from dispatcher.web.connection import Request
 
 _CHALLENGE: Final = {"WWW-Authenticate": 'Bearer realm="dispatcher"'}
+
+AUTHORITIES_MAX: Final = 256
+"""Values of `Host` that are remembered to be served or not."""
 
 
 class Access:
@@ -38,6 +42,7 @@ class Access:
         self._token_file = server.token_file
         self._digests: tuple[bytes, ...] = ()
         self._uids = frozenset(server.unix_uids)
+        self._serves = lru_cache(AUTHORITIES_MAX)(self._names_us)
 
     async def reload(self, server: ServerSettings) -> None:
         """
@@ -56,6 +61,7 @@ class Access:
         self._hosts = frozenset(_bare(host) for host in server.hosts)
         self._token_file = server.token_file
         self._digests = digests
+        self._serves.cache_clear()
         self._uids = frozenset(server.unix_uids)
 
     def check(self, request: Request, *, token_wanted: bool, peer_uid: int | None = None) -> bool:
@@ -82,7 +88,7 @@ class Access:
             raise problems.refusal(401, "send Authorization: Bearer TOKEN", headers=_CHALLENGE)
         return is_known
 
-    def _serves(self, authority: str) -> bool:
+    def _names_us(self, authority: str) -> bool:
         host = _bare(_without_port(authority))
         return host in self._hosts or (self._any_address and _is_address(host))
 

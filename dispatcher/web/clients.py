@@ -35,7 +35,6 @@ REPEATS_MAX: Final = 262_144
 """Requests that are remembered so that they cannot be repeated; beyond it the oldest goes."""
 WAIT_MAX_S: Final = 20.0
 """How long a synchronous call waits for its turn where no client says so."""
-_LARGE_BODY_BYTES: Final = 1024 * 1024
 
 
 class Client(Struct, frozen=True, kw_only=True):
@@ -96,13 +95,8 @@ class Clients:
             raise Unproved(Fault.UNKNOWN_KEY, "the access key id is not one of [clients]")
         return whole, claimed
 
-    async def prove(self, request: Head, claimed: Claim, body: bytes) -> Client:
-        """Return who sent the request, now that it is there. Raises `Unproved`."""
-        if len(body) > _LARGE_BODY_BYTES:
-            return await asyncio.to_thread(self._prove, request, claimed, body)
-        return self._prove(request, claimed, body)
-
-    def _prove(self, request: Head, claimed: Claim, body: bytes) -> Client:
+    def prove(self, request: Head, claimed: Claim, body: bytes) -> Client:
+        """Return who sent the request, now that it is there. Raises `Unproved`. In any thread."""
         entry = self._by_key.get(claimed.access_key_id)
         if entry is None:  # taken away while the body was on its way
             raise Unproved(Fault.UNKNOWN_KEY, "the access key id is not one of [clients]")

@@ -5,6 +5,7 @@ They look at requests, ask the engine, and answer in the words of a provider. Wh
 is a `Trouble` of some `Kind`; each endpoint has its own names and statuses for the kinds.
 """
 
+import asyncio
 import math
 from collections.abc import Awaitable, Callable, Mapping
 from enum import StrEnum
@@ -31,6 +32,8 @@ from dispatcher.web.response import Response
 from dispatcher.web.signatures import Claim, Head, Unproved
 
 RETRY_AFTER_S: Final = 1.0
+LARGE_BODY_BYTES: Final = 1024 * 1024
+"""Larger ones are hashed in a thread."""
 CLOUD_ERROR_CHARS_MAX: Final = 2000
 
 Answer = Replied | Refused | Denied | Lost
@@ -137,7 +140,11 @@ class DropIn:
             return Visit(anyone, await bodies.read(request, size_max), None, None)
         head, claim = self._clients.claim(request, self._schemes)
         body = await bodies.read(request, size_max)
-        return Visit(await self._clients.prove(head, claim, body), body, head, claim)
+        if len(body) <= LARGE_BODY_BYTES:
+            client = self._clients.prove(head, claim, body)
+        else:
+            client = await asyncio.to_thread(self._clients.prove, head, claim, body)
+        return Visit(client, body, head, claim)
 
     def once(self, visit: Visit) -> None:
         """Refuse what was let in before. Raises `Unproved`."""

@@ -11,7 +11,7 @@ import calendar
 import hashlib
 import hmac
 import re
-from collections.abc import Collection, Iterator
+from collections.abc import Collection
 from datetime import UTC
 from email.utils import parsedate_to_datetime
 from enum import StrEnum
@@ -79,6 +79,8 @@ class Head(Struct, frozen=True):
     """By names in lower case; of those that came more than once, the first."""
     repeated: frozenset[str] = frozenset()
     """Names of headers that came more than once."""
+    names: tuple[str, ...] = ()
+    """Of all headers, in the order in which they came."""
 
 
 class Claim(Struct, frozen=True):
@@ -101,15 +103,20 @@ def head(method: str, target: str, headers: CIMultiDictProxy[str]) -> Head:
     if not target.startswith("/"):
         target = "/" + target.partition("://")[2].partition("/")[2]
     path, _, query = target.partition("?")
-    by_name: dict[str, str] = {}
-    repeated = frozenset[str]()
-    for each, value in headers.items():
-        name = each.lower()
-        if name in by_name:
-            repeated |= {name}
-        else:
-            by_name[name] = value
-    return Head(method, path, query.partition("#")[0], by_name, repeated)
+    names = _lower(tuple(headers.keys()))
+    by_name = dict(zip(names, headers.values(), strict=False))
+    repeated: frozenset[str] = frozenset()
+    if len(by_name) < len(headers):
+        given = [(name.lower(), value) for name, value in headers.items()]
+        by_name = dict(reversed(given))
+        repeated = frozenset(name for name in by_name if len(headers.getall(name)) > 1)
+    return Head(method, path, query.partition("#")[0], by_name, repeated, names)
+
+
+# What a client sends has the same names each time. An entry may be as long as all headers together.
+@lru_cache(maxsize=64)
+def _lower(names: tuple[str, ...]) -> tuple[str, ...]:
+    return tuple(name.lower() for name in names)
 
 
 def claim(request: Head, schemes: frozenset[str], now_s: float) -> Claim:
@@ -144,12 +151,8 @@ class _Signer(NamedTuple):
 
 def _claim(request: Head, scheme: str, rest: str) -> Claim:
     start, _, signature = rest.rpartition("Signature=")
-    signer = _signer(scheme, start)
+    signer = _signer(scheme, start, request.names)
     names, headers = signer.names, request.headers
-    prefix = _SIGNED_IF_GIVEN[scheme]
-    for name in headers:
-        if name.startswith(prefix) and name not in names:
-            raise Unproved(Fault.WRONG, f"not among SignedHeaders: {name}")
     if request.repeated and not request.repeated.isdisjoint(names):
         raise Unproved(Fault.MALFORMED, "a signed header is given more than once")
     if scheme == SIGV4:
@@ -165,19 +168,26 @@ def _claim(request: Head, scheme: str, rest: str) -> Claim:
     return Claim(scheme, signer.access_key_id, signature, names, signer.region, moment, signed_at_s)
 
 
-@lru_cache(maxsize=1024)
-def _signer(scheme: str, text: str) -> _Signer:
-    """Read what stands before the signature. Raises `Unproved`."""
+@lru_cache(maxsize=256)
+def _signer(scheme: str, text: str, given: tuple[str, ...]) -> _Signer:
+    """
+    Read what stands before the signature in a request with the headers *given*.
+
+    Raises `Unproved`.
+    """
     parts = _AUTHORIZATION.fullmatch(text.strip())
     if parts is None:
         raise Unproved(
             Fault.MALFORMED, "Authorization lacks Credential, SignedHeaders or Signature"
         )
-    names = parts["names"].lower().split(";")
+    names = parts["names"].split(";")
     if names != sorted(set(names)):
         raise Unproved(Fault.MALFORMED, "SignedHeaders is not a sorted list")
     if missing := sorted(_SIGNED[scheme].difference(names)):
         raise Unproved(Fault.WRONG, f"not among SignedHeaders: {', '.join(missing)}")
+    for name in given:
+        if name.startswith(_SIGNED_IF_GIVEN[scheme]) and name not in names:
+            raise Unproved(Fault.WRONG, f"not among SignedHeaders: {name}")
     if scheme != SIGV4:
         return _Signer(parts["credential"], dict.fromkeys(names))
     scope = parts["credential"].rsplit("/", 4)
@@ -226,8 +236,10 @@ def prove(request: Head, claimed: Claim, secret: str, digest: str, body: bytes) 
     try:
         given = claimed.signature.encode()
         is_right = False
-        for one in _expected(request, claimed, secret, digest):
-            is_right |= hmac.compare_digest(one.encode(), given)
+        # Two may be right where SDKs differ in how they escape a path.
+        for path in _paths(request.path, claimed.scheme):
+            expected = _expected(request, claimed, secret, digest, path)
+            is_right |= hmac.compare_digest(expected.encode(), given)
     except UnicodeEncodeError as error:  # a header that is no text
         raise Unproved(Fault.WRONG, "a signed header is not UTF-8") from error
     if not is_right:
@@ -267,37 +279,34 @@ def _md5_of(text: str) -> bytes | None:
     return raw if len(raw) == 16 else None
 
 
-def _expected(request: Head, claimed: Claim, secret: str, digest: str) -> Iterator[str]:
-    """Give every signature that is right; two where SDKs differ in how they escape a path."""
+def _expected(request: Head, claimed: Claim, secret: str, digest: str, path: str) -> str:
+    """Return the signature that is right for one spelling of the path."""
     if claimed.scheme == FC:
-        yield _fc_signature(request, claimed, secret)
-        return
-    sigv4 = claimed.scheme == SIGV4
+        return _fc_signature(request, claimed, secret, path)
     query = canonical.canonical_query(_pairs(request.query)) if request.query else ""
     get = request.headers.get
-    if sigv4:
-        headers = [(name, canonical.sigv4_value(get(name, ""))) for name in claimed.names]
-    else:
-        headers = [(name, get(name, "").strip()) for name in claimed.names]
-    for path in _paths(request.path, once_more=sigv4):
-        text = canonical.canonical_request(request.method, path, query, headers, digest)
-        if sigv4:
-            yield canonical.sigv4_signature(secret, claimed.moment, claimed.region, "lambda", text)
-        else:
-            yield canonical.acs3_signature(secret, text)
+    if claimed.scheme == SIGV4:
+        signed = [(name, canonical.sigv4_value(get(name, ""))) for name in claimed.names]
+        text = canonical.canonical_request(request.method, path, query, signed, digest)
+        return canonical.sigv4_signature(secret, claimed.moment, claimed.region, "lambda", text)
+    signed = [(name, get(name, "").strip()) for name in claimed.names]
+    text = canonical.canonical_request(request.method, path, query, signed, digest)
+    return canonical.acs3_signature(secret, text)
 
 
 @lru_cache(maxsize=1024)
-def _paths(path: str, *, once_more: bool) -> tuple[str, ...]:
+def _paths(path: str, scheme: str) -> tuple[str, ...]:
     """
-    Return the path as it came, and as it is with every character escaped that can be.
+    Return the path as it is signed; where it came escaped otherwise, as it may have been as well.
 
-    *once_more*: both are escaped again, as SigV4 has it.
+    Alibaba's SDK for Python signs `%24`, and its HTTP library puts `$` on the wire.
     """
-    # Alibaba's SDK for Python signs `%24`, and aiohttp underneath puts `$` on the wire.
+    if scheme == FC:
+        return (unquote(path),)
     escaped = "/".join(quote(unquote(part), safe="~") for part in path.split("/"))
     paths = dict.fromkeys((path, escaped))
-    return tuple(canonical.sigv4_path(each) if once_more else each for each in paths)
+    # SigV4 has them escaped once more.
+    return tuple(canonical.sigv4_path(each) if scheme == SIGV4 else each for each in paths)
 
 
 def _pairs(query: str) -> list[tuple[str, str]]:
@@ -306,7 +315,7 @@ def _pairs(query: str) -> list[tuple[str, str]]:
     return [(unquote(name), unquote(value)) for name, _, value in parts]
 
 
-def _fc_signature(request: Head, claimed: Claim, secret: str) -> str:
+def _fc_signature(request: Head, claimed: Claim, secret: str, path: str) -> str:
     get = request.headers.get
     # Those without a value are signed as such.
     lines = sorted(item for item in request.headers.items() if item[0].startswith("x-fc-"))
@@ -316,7 +325,7 @@ def _fc_signature(request: Head, claimed: Claim, secret: str) -> str:
             get("content-md5", ""),
             get("content-type", ""),
             claimed.moment,
-            "".join(f"{name}:{value.strip()}\n" for name, value in lines) + unquote(request.path),
+            "".join(f"{name}:{value.strip()}\n" for name, value in lines) + path,
         )
     )
     return base64.b64encode(canonical.hmac_sha256(secret.encode(), text.encode())).decode()

@@ -81,10 +81,10 @@ async def test_with_clients_nobody_is_let_in_unverified(tmp_path: Path):
     assert clients.anyone_of(asked) is None
 
 
-async def test_a_key_that_is_taken_away_is_unknown():
+def test_a_key_that_is_taken_away_is_unknown():
     claimed = Claim(SIGV4, "K", "0")
     with pytest.raises(Unproved) as caught:
-        await Clients().prove(request(), claimed, b"")
+        Clients().prove(request(), claimed, b"")
     assert caught.value.fault is Fault.UNKNOWN_KEY
 
 
