@@ -2,9 +2,9 @@
 
 import copy
 import tomllib
-from collections.abc import Collection, Iterable, Mapping
+from collections.abc import Callable, Collection, Iterable, Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, Final
 
 import msgspec
 
@@ -63,7 +63,13 @@ def _judged(raw: dict[str, Any], base: Path) -> Settings:
     settings = _resolved(msgspec.convert(_with_function_defaults(sound), Settings), base)
     accounts = raw.get("accounts")
     found = meaning.problems(
-        settings, judged_elsewhere=accounts if isinstance(accounts, dict) else ()
+        settings,
+        judged_elsewhere=accounts if isinstance(accounts, dict) else (),
+        of_no_provider=[
+            str(fault.keys[1])
+            for fault in faults
+            if fault.required and fault.keys[-1] == "provider"
+        ],
     )
     problems = [Problem(fault.path, fault.message) for fault in faults]
     problems += _not_caused_by(faults, found)
@@ -74,21 +80,41 @@ def _judged(raw: dict[str, Any], base: Path) -> Settings:
 
 # -- What is wrong in shape is left out, so that the rest can be judged as well --------------------
 
+# With the largest quota, what else is in an account contradicts nothing that it would not
+# contradict anyway; the others are words that nobody else has, so that they are not the same.
+_REQUIRED: Final[Mapping[str | int, Callable[[int], str | int]]] = {
+    "provider": lambda _: Provider.ALIYUN_FC.value,
+    "quota": lambda _: shape.INTEGER_MAX,
+    "account_id": lambda number: f"{10**19 + number}",
+    "region": lambda number: f"no-{number}",
+    "account": lambda number: f"no {number}",
+    "access_key_id": lambda number: f"no-{number}",
+    "access_key_secret_file": lambda number: f"no-{number}",
+}
+# Without an item the others would have other indices.
+_ITEMS: Final[Mapping[str | int, str | int]] = {
+    "listen": "127.0.0.1:0",
+    "hosts": "localhost",
+    "unix_uids": 0,
+    "network_filesystems": "nfs",
+}
+
 
 def _without(raw: dict[str, Any], faults: Iterable[shape.Fault]) -> dict[str, Any]:
-    """Return a copy of *raw* without what is wrong with it."""
+    """Return a copy of *raw* without what is wrong with it, or with something in its stead."""
     sound = copy.deepcopy(raw)
-    for fault in faults:
+    for number, fault in enumerate(faults):
         *around, key = fault.keys
-        if fault.required:
-            if key == "quota":
-                # The one required number: with the largest, what else is in the account
-                # contradicts nothing that it would not contradict anyway.
-                _table(sound, around)[key] = shape.INTEGER_MAX
-                continue
+        if fault.required and key in _REQUIRED:
+            _table(sound, around)[key] = _REQUIRED[key](number)
+            continue
+        if isinstance(key, int) and around[-1] in _ITEMS:
+            *outside, array = around
+            items = _table(sound, outside)[array] = list(_table(sound, outside)[array])
+            items[key] = _ITEMS[array]
+            continue
+        if fault.required or isinstance(key, int):
             *around, key = around
-        elif isinstance(key, int):
-            *around, key = around  # without an item the others would have other indices
         _table(sound, around).pop(key, None)
     return sound
 
@@ -106,6 +132,7 @@ _JUDGED_BY = frozenset({
     "token_file", "delay_base_s", "delay_max_s", "unlisted", "completion_queue",
     "type", "completion", "duration_s", "hold_max_s",
 })  # fmt: skip
+_JUDGED_BY_PROVIDER = ("completion_queue", "functions")
 
 
 def _not_caused_by(faults: Collection[shape.Fault], found: Iterable[Problem]) -> Iterable[Problem]:
@@ -117,7 +144,14 @@ def _not_caused_by(faults: Collection[shape.Fault], found: Iterable[Problem]) ->
             if around and around[-1] == "*":
                 around.pop()  # its siblings inherit
             tainted.add(shape.spelled(tuple(around)) + ".")
-    return (problem for problem in found if not problem.path.startswith(tuple(tainted)))
+        elif key == "provider":
+            tainted |= {shape.spelled((*around, each)) for each in _JUDGED_BY_PROVIDER}
+    known = {fault.path for fault in faults}
+    return (
+        problem
+        for problem in found
+        if problem.path not in known and not problem.path.startswith(tuple(tainted))
+    )
 
 
 # -- What was left unsaid is made explicit ---------------------------------------------------------

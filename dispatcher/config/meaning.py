@@ -31,11 +31,17 @@ _KEY_ID = re.compile(r"[A-Za-z0-9_.-]{1,128}")
 _WEIGHT_MIN = 1e-6
 
 
-def problems(settings: Settings, *, judged_elsewhere: Collection[str] = ()) -> Iterator[Problem]:
+def problems(
+    settings: Settings,
+    *,
+    judged_elsewhere: Collection[str] = (),
+    of_no_provider: Collection[str] = (),
+) -> Iterator[Problem]:
     """
     Yield every contradiction in *settings*, which have been resolved.
 
-    *judged_elsewhere* names accounts that are configured but too wrong to be among them.
+    *judged_elsewhere* names accounts that are configured but too wrong to be among them,
+    *of_no_provider* those that have a provider only for the time being.
     """
     yield from _of_listeners(settings)
     yield from _of_callers(settings.server)
@@ -44,7 +50,7 @@ def problems(settings: Settings, *, judged_elsewhere: Collection[str] = ()) -> I
     yield from _of_tracing(settings.tracing)
     if settings.retry.delay_base_s > settings.retry.delay_max_s:
         yield Problem("retry.delay_base_s", f"above delay_max_s, {settings.retry.delay_max_s:g}")
-    yield from _of_identities(settings)
+    yield from _of_identities(settings, of_no_provider)
     for name, account in settings.accounts.items():
         yield from _of_account(account, spelled(("accounts", name)), name)
     yield from _of_keys(settings)
@@ -161,9 +167,11 @@ def _of_callbacks(callbacks: CallbackSettings) -> Iterator[Problem]:
 # -- Accounts -------------------------------------------------------------------------------------
 
 
-def _of_identities(settings: Settings) -> Iterator[Problem]:
+def _of_identities(settings: Settings, unknown: Collection[str]) -> Iterator[Problem]:
     seen: dict[tuple[Provider, str, str], str] = {}
     for name, account in settings.accounts.items():
+        if name in unknown:
+            continue
         path = spelled(("accounts", name))
         identity = (account.provider, account.account_id, account.region)
         if identity in seen:

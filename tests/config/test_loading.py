@@ -130,6 +130,79 @@ def test_without_its_quota_the_rest_of_an_account_is_judged_all_the_same():
     assert set(problems(text)) == {"accounts.a.quota", "accounts.a.region"}
 
 
+def test_without_its_provider_an_account_is_judged_as_far_as_that_goes():
+    text = f"""
+        [accounts.a]
+        {FC}
+        [accounts.b]
+        {FC.replace("aliyun-fc", "aliyun")}
+        headroom = 400
+        completion_queue = "x"
+        endpoint = "ftp://x"
+        functions.f.completion = "destination"
+        [accounts."no name"]
+        region = "R"
+    """
+    assert set(problems(text)) == {
+        "accounts.b.provider",  # which may well be another one than a's
+        "accounts.b.headroom",
+        "accounts.b.endpoint",
+        'accounts."no name"',
+        'accounts."no name".provider',
+        'accounts."no name".account_id',
+        'accounts."no name".region',
+        'accounts."no name".quota',
+    }
+
+
+def test_what_is_missing_hides_nothing_that_stands_beside_it():
+    text = """
+        [accounts.a]
+        provider = "aliyun-fc"
+        region = "cn-shanghai"
+        quota = 300
+        credentials = { source = "static", access_key_secret_file = "/nowhere" }
+        [accounts.b]
+        provider = "aliyun-fc"
+        region = "cn-shanghai"
+        quota = 300
+        [clients.one]
+        access_key_secret_file = "/nowhere"
+        [clients.two]
+        tenant = "no name"
+    """
+    assert set(problems(text)) == {
+        "accounts.a.account_id",
+        "accounts.a.credentials.access_key_id",
+        "accounts.a.credentials.access_key_secret_file",
+        "accounts.b.account_id",  # but they are not the same account
+        "clients.one.access_key_id",
+        "clients.one.account",
+        "clients.one.access_key_secret_file",
+        "clients.two.access_key_id",
+        "clients.two.account",
+        "clients.two.access_key_secret_file",
+        "clients.two.tenant",
+    }
+
+
+def test_a_wrong_item_hides_no_other_item():
+    text = """
+        [server]
+        listen = ["0.0.0.0:80", 5, "nothing", "unix:relative", ["x"]]
+        hosts = [1, "a host"]
+        unix_uids = ["root", -1]
+        [callbacks]
+        hosts = ["a host", {}]
+    """
+    assert set(problems(text)) == {
+        *(f"server.listen[{index}]" for index in range(5)),
+        *("server.hosts[0]", "server.hosts[1]"),
+        *("server.unix_uids[0]", "server.unix_uids[1]"),
+        *("callbacks.hosts[0]", "callbacks.hosts[1]", "callbacks.secret_file"),
+    }
+
+
 # -- What was left unsaid -------------------------------------------------------------------------
 
 
