@@ -17,7 +17,7 @@ export PIP_DISABLE_PIP_VERSION_CHECK := 1
 export PIP_NO_INPUT := 1
 export PIP_ROOT_USER_ACTION := ignore
 
-# ARGS is handed on: make test ARGS="-k gates -x"
+# ARGS is handed on: make test ARGS="-k gates -x", make bench ARGS="send core"
 ARGS ?=
 UV ?= uv
 
@@ -45,7 +45,7 @@ test: $(DEV)/.ready $(MINISTACK)/.ready
 
 .PHONY: bench
 bench: $(DEV)/.ready
-	@for script in benchmarks/bench_*.py; do $(DEV)/bin/python "$$script" $(ARGS); done
+	@$(DEV)/bin/python benchmarks/run.py $(ARGS)
 
 .PHONY: lint lint-style lint-format lint-types lint-layers
 lint: lint-style lint-format lint-types lint-layers

@@ -3,6 +3,7 @@
 import asyncio
 import contextlib
 import importlib.util
+import logging
 import multiprocessing
 import platform
 import ssl
@@ -34,6 +35,7 @@ def uvloop_is_there() -> bool:
 
 def run(function: Callable[..., Awaitable[Any]], *args: Any) -> Any:
     """Run *function* on the loop that `dispatcher serve` would have."""
+    logging.getLogger("dispatcher").setLevel(logging.CRITICAL)  # what it says is no news here
     return anyio.run(function, *args, backend_options={"use_uvloop": uvloop_is_there()})
 
 
