@@ -370,8 +370,12 @@ class Notice(Struct, frozen=True, kw_only=True):
 # -- What is stored -----------------------------------------------------------------------------
 
 
-class Record(Struct, kw_only=True):
-    """An invocation as the journal keeps it. Times are milliseconds since 1970, UTC."""
+class Record(Struct, kw_only=True, gc=False):
+    """
+    An invocation as the journal keeps it. Times are milliseconds since 1970, UTC.
+
+    `gc` is off, as with jobs: a journal in memory has a million, and none refers to another.
+    """
 
     id: str
     account: str
@@ -401,7 +405,7 @@ class Record(Struct, kw_only=True):
     failure: Failure | None = None
 
 
-class Entry(Struct, frozen=True):
+class Entry(Struct, frozen=True, gc=False):
     """A new invocation for the journal."""
 
     record: Record

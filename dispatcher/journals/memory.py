@@ -39,7 +39,7 @@ _LOOK_MAX = 20_000
 _FINAL = frozenset({State.SUCCEEDED, State.CANCELLED, State.EXPIRED})
 
 
-class _Kept(Struct):
+class _Kept(Struct, gc=False):
     record: Record
     payload: bytes | None
     seq: int
@@ -49,7 +49,7 @@ class _Kept(Struct):
         return len(self.payload or b"") + len(self.record.result or b"")
 
 
-class _Key(Struct, frozen=True):
+class _Key(Struct, frozen=True, gc=False):
     id: str
     digest: bytes
     at_ms: int
