@@ -98,8 +98,9 @@ async def waiters(
 
     async def one(name: int) -> None:
         number = 0
-        while (began := time.perf_counter()) < end:
+        while number == 0 or time.perf_counter() < end:
             number += 1
+            began = time.perf_counter()
             await accept(journal, [entry(payload, f"{name}-{number}" if keys else None)])
             latencies.append(time.perf_counter() - began)
 

@@ -9,7 +9,7 @@ from typing import Any
 from dispatcher import failpoints
 from dispatcher.core.effects import Finish
 from dispatcher.core.job import Job
-from dispatcher.core.lifecycle import ENDED
+from dispatcher.core.lifecycle import ENDED, FINAL
 from dispatcher.core.model import Completion, Ended, Record, State, Verdict
 from dispatcher.core.views import End
 from dispatcher.engine.forms import notice_of_late
@@ -17,6 +17,9 @@ from dispatcher.engine.sends import Sends
 from dispatcher.errors import JournalError, NotFound
 
 logger = logging.getLogger("dispatcher.engine")
+
+#: A larger result is read from the journal by whoever comes to ask for it later.
+NOTED_RESULT_BYTES_MAX = 4096
 
 _STATE_AFTER = {
     Verdict.SUCCEEDED: State.SUCCEEDED,
@@ -116,17 +119,17 @@ class News(Sends):
 
     def told(self, finish: Finish) -> None:
         """Tell those who wait for the end of an invocation that it is on disk."""
-        waiters = self._enders.pop(finish.job.id, None)
-        if waiters is None:
-            return
+        result = finish.result
         end = End(
             id=finish.job.id,
             state=finish.state,
-            result=finish.result,
+            result=result,
             failure=finish.failure,
             estimated=finish.estimated,
         )
-        for waiter in waiters:
+        if end.state in FINAL and (result is None or len(result) <= NOTED_RESULT_BYTES_MAX):
+            finish.job.owner = end  # for its ticket, if somebody still has it
+        for waiter in self._enders.pop(end.id, ()):
             if not waiter.done():
                 waiter.set_result(end)
 

@@ -67,6 +67,8 @@ class Ticket:
     async def ended(self) -> End:
         """Return how it ended; `uncertain` is an end too. Raises like `accepted`."""
         await self.accepted()
+        if self._job is not None and isinstance(self._job.owner, End):
+            return self._job.owner
         return await self._known.end_of(self.id)
 
     def settle(self, verdict: Job | str | Exception) -> None:

@@ -7,6 +7,7 @@ from collections.abc import AsyncIterator, Sequence
 from msgspec import Struct
 from msgspec.structs import replace
 
+from dispatcher.core.lifecycle import FINAL
 from dispatcher.core.model import (
     Change,
     Duplicate,
@@ -34,9 +35,6 @@ _SLICE = 1000
 
 #: How many invocations one page of `find` looks at, since others wait for the loop meanwhile.
 _LOOK_MAX = 20_000
-
-#: What ended for good: nothing moves it any more, and its payload is not needed.
-_FINAL = frozenset({State.SUCCEEDED, State.CANCELLED, State.EXPIRED})
 
 
 class _Kept(Struct, gc=False):
@@ -134,7 +132,7 @@ class MemoryJournal:
                 )
                 if not settled:
                     self._end(kept, change)
-            case Returned() if record.state not in _FINAL:
+            case Returned() if record.state not in FINAL:
                 self._forget_end(kept)
                 # What the cloud may have is still being sent, for whoever reads this later.
                 record.state = State.SENDING if change.maybe_sent else State.WAITING
@@ -172,7 +170,7 @@ class MemoryJournal:
         record.failure = end.failure
         record.estimated = end.estimated
         self._payload_bytes -= len(kept.payload or b"")
-        if record.state in _FINAL:
+        if record.state in FINAL:
             kept.payload = None
         self._ended[record.id] = None
         self._ended_bytes += kept.size_bytes

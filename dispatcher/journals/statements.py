@@ -71,17 +71,18 @@ class Statement(StrEnum):
         SELECT seq, ended.result FROM ended CROSS JOIN invocations USING (id)
         WHERE invocations.ended_ms IS NULL OR invocations.state = 'uncertain'"""
 
-    # After the change: whatever waits again has no result yet.
+    # After the change: whatever waits again has no result yet. (The plus signs keep SQLite from
+    # looking through all rows of a state instead of for the ids.)
     DROP_RESULTS = """
         DELETE FROM results WHERE seq IN (
-            SELECT seq FROM invocations WHERE id IN ({rows}) AND ended_ms IS NULL
+            SELECT seq FROM invocations WHERE id IN ({rows}) AND +ended_ms IS NULL
         )"""
 
     # After the change: the payload of what is dead or uncertain may be wanted once more.
     DROP_PAYLOADS = """
         DELETE FROM payloads WHERE seq IN (
             SELECT seq FROM invocations
-            WHERE id IN ({rows}) AND state IN ('succeeded', 'cancelled', 'expired')
+            WHERE id IN ({rows}) AND +state IN ('succeeded', 'cancelled', 'expired')
         )"""
 
     FIND_KEYS = """

@@ -6,10 +6,10 @@ event loop. So a slow disk makes batches larger, not the queue longer.
 """
 
 import logging
-import queue
 import sqlite3
 import threading
 import time
+from collections import deque
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
@@ -26,6 +26,11 @@ logger = logging.getLogger("dispatcher.journal")
 #: How much one commit takes; a single call that has more is never split.
 BATCH_ROWS_MAX = 4096
 BATCH_BYTES_MAX = 16 * 1024 * 1024
+
+#: A commit costs much the same however much it takes. So under load one begins this long after
+#: the one before, or as soon as so many works wait; one that comes alone never waits.
+GATHER_S = 0.002
+GATHER_WORKS = 16
 
 #: How often the room on the disk is looked at: while there is enough, and while there is not.
 _ROOM_EVERY_S = 0.1
@@ -64,7 +69,10 @@ class Writer:
         self._abandon = abandon
         self._deliver: Deliver
         self._bury: Bury
-        self._queue: queue.SimpleQueue[Work | None] = queue.SimpleQueue()
+        self._queue: deque[Work | None] = deque()
+        self._news = threading.Event()  #: something was put in
+        self._enough = threading.Event()  #: so much that nothing more should be waited for
+        self._gather_until = 0.0
         self._stopping = False
         self._works: list[Work] = []  #: taken, and nobody told yet
         self._room_known_until = 0.0
@@ -85,20 +93,23 @@ class Writer:
 
     def put(self, work: Work) -> None:
         """Have *work* written; never waits."""
-        self._queue.put(work)
+        self._queue.append(work)
+        if not self._news.is_set():
+            self._news.set()
+        if len(self._queue) >= GATHER_WORKS and not self._enough.is_set():
+            self._enough.set()
 
     def stop(self) -> None:
         """End after what has been put in so far."""
         self._stopping = True
-        self._queue.put(None)
+        self._queue.append(None)
+        self._news.set()
+        self._enough.set()
 
     def take_back(self) -> Iterator[Work]:
         """Yield what was put in and never will be taken; only once the thread has ended."""
-        while True:
-            try:
-                work = self._queue.get_nowait()
-            except queue.Empty:
-                return
+        while self._queue:
+            work = self._queue.popleft()
             if work is not None:
                 yield work
 
@@ -130,27 +141,38 @@ class Writer:
         """Wait for work and take what is there; False: there will be no more."""
         assert not self._works
         pause_s = self._keep_up()
+        self._news.clear()
+        if not self._queue:
+            self._news.wait(pause_s)
+        self._gather()
+        began = time.monotonic()
         rows = size_bytes = 0
-        try:
-            work = self._queue.get(timeout=pause_s) if pause_s else self._queue.get_nowait()
-            while work is not None:
-                self._works.append(work)
-                if isinstance(work, Accept):
-                    rows += len(work.entries)
-                    size_bytes += work.size_bytes
-                else:
-                    rows += len(work.changes)
-                if rows >= BATCH_ROWS_MAX or size_bytes >= BATCH_BYTES_MAX:
-                    return True
-                work = self._queue.get_nowait()
-        except queue.Empty:
-            return True
-        return False
+        while self._queue:
+            work = self._queue.popleft()
+            if work is None:
+                return False
+            self._works.append(work)
+            if isinstance(work, Accept):
+                rows += len(work.entries)
+                size_bytes += work.size_bytes
+            else:
+                rows += len(work.changes)
+            if rows >= BATCH_ROWS_MAX or size_bytes >= BATCH_BYTES_MAX:
+                break
+        self._gather_until = began + GATHER_S if len(self._works) > 1 else began
+        return True
+
+    def _gather(self) -> None:
+        """Wait for more to come, where more than one came to the commit before."""
+        self._enough.clear()
+        left_s = self._gather_until - time.monotonic()
+        if left_s > 0 and 0 < len(self._queue) < GATHER_WORKS and not self._stopping:
+            self._enough.wait(left_s)
 
     def _keep_up(self) -> float:
         """Do a step of upkeep; return how many seconds the next one can wait."""
         now = time.monotonic()
-        if not self._queue.empty():
+        if self._queue:
             return 0.0
         if not self.room:
             self._look_for_room(now)

@@ -1,8 +1,9 @@
 from collections.abc import Sequence
 
 import anyio
+import pytest
 
-from dispatcher.core.model import Change, Completion, Query, State, Verdict
+from dispatcher.core.model import Change, Completion, Query, Record, State, Verdict
 from dispatcher.engine import Ticket
 from dispatcher.journals.memory import MemoryJournal
 from dispatcher.ports import ChangeDone
@@ -105,3 +106,37 @@ async def test_an_end_that_is_on_its_way_to_the_journal_is_shown():
         views, _ = await r.engine.find(Query())
         assert {view.record.state for view in views} == {State.SUCCEEDED}
         journal.holds = False
+
+
+class Counted(MemoryJournal):
+    """Counts how often it is asked."""
+
+    def __init__(self) -> None:
+        super().__init__(retention_s=86400)
+        self.asked = 0
+
+    async def get(self, invocation_id: str) -> Record | None:
+        self.asked += 1
+        return await super().get(invocation_id)
+
+
+@pytest.mark.parametrize(("size", "asked"), [(0, 0), (4096, 0), (4097, 1)])
+async def test_a_ticket_knows_the_end_that_came_before_it_was_asked(size: int, asked: int):
+    journal = Counted()
+    async with rig(settings(more=CALLBACK), journal=journal) as r:
+        ticket = r.enqueue("cb")
+        await anyio.sleep(1)
+        result = b"x" * size
+        end = Completion(id=ticket.id, verdict=Verdict.SUCCEEDED, result=result)
+        r.engine.completed(r.engine.machine.jobs[ticket.id], end)
+        assert (await ticket.ended()).result == result
+        assert journal.asked == asked
+
+
+async def test_an_end_that_may_change_is_asked_for_anew():
+    async with rig(settings(more=CALLBACK)) as r:
+        ticket = r.enqueue("cb")
+        await anyio.sleep(100)
+        assert (await ticket.ended()).state is State.UNCERTAIN
+        await r.engine.complete(Completion(id=ticket.id, verdict=Verdict.SUCCEEDED))
+        assert (await ticket.ended()).state is State.SUCCEEDED

@@ -57,8 +57,9 @@ def test_what_is_found_of_many_is_all_of_it(connection):
     assert run(connection, Statement.FIND_KEYS, wanted) == keys[::2]
 
 
+@pytest.mark.parametrize("count", [1, 3, 16, ROWS_MAX])
 @pytest.mark.parametrize("statement", list(Statement))
-def test_nothing_is_searched_through(connection, statement):
+def test_nothing_is_searched_through(connection, statement, count):
     """However many invocations there are, a row costs steps in indexes and no more."""
     samples = {
         Statement.ADD_INVOCATIONS: (1, "i", "a", "f", *[None] * 14),
@@ -75,6 +76,8 @@ def test_nothing_is_searched_through(connection, statement):
         def execute(self, sql: str, parameters: Any, /) -> Any:
             return connection.execute(f"EXPLAIN QUERY PLAN {sql}", parameters)
 
-    plan = [row[3] for row in run(Explained(), statement, [samples[statement]] * 3)]  # type: ignore[arg-type]
+    plan = [row[3] for row in run(Explained(), statement, [samples[statement]] * count)]  # type: ignore[arg-type]
     tables = ("invocations", "payloads", "results", "keys")
     assert not [step for step in plan if step.startswith("SCAN") and step.split()[1] in tables]
+    # Nor are all that have one state, which may be most of them.
+    assert not [step for step in plan if "invocations_by_" in step]

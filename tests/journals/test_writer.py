@@ -88,6 +88,30 @@ async def until(condition) -> None:
 # -- Batches --------------------------------------------------------------------------------------
 
 
+async def test_what_comes_alone_is_committed_at_once_and_a_crowd_is_gathered(
+    journal, commits, held, monkeypatch
+):
+    monkeypatch.setattr(writer, "GATHER_S", 1000.0)
+    dones = [Once() for _ in range(1 + 2 * writer.GATHER_WORKS)]
+    journal.accept([entry()], dones[0])
+    await held.arrived()
+    for done in dones[1 : 1 + writer.GATHER_WORKS]:
+        journal.accept([entry()], done)
+    held.release()
+    for done in dones[: 1 + writer.GATHER_WORKS]:
+        await done.verdict()
+    assert len(commits) == 2
+    *few, last = dones[1 + writer.GATHER_WORKS :]
+    for done in few:
+        journal.accept([entry()], done)
+    await anyio.sleep(0.1)
+    assert len(commits) == 2  # one more is waited for
+    journal.accept([entry()], last)
+    for done in (*few, last):
+        await done.verdict()
+    assert len(commits) == 3
+
+
 async def test_what_waits_is_committed_at_once(journal, faults, commits, held):
     dones = [Once() for _ in range(201)]
     journal.accept([entry()], dones[0])
