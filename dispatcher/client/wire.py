@@ -67,6 +67,7 @@ class _Described(Struct, kw_only=True):
     ended_at: datetime | None
     request_id: str | None
     estimated: bool
+    start_delay_s: float | None = None
     waiting_for: _Waiting | None = None
     result: Raw | UnsetType = UNSET
     result_base64: bytes | None = None
@@ -227,6 +228,7 @@ def _view(shown: _Described, now_s: float) -> View:
         ended_ms=_ms_or_none(shown.ended_at),
         request_id=shown.request_id,
         estimated=shown.estimated,
+        start_delay_s=shown.start_delay_s,
         result=shown.result_base64 if shown.result is UNSET else bytes(shown.result),
         failure=shown.error,
     )

@@ -45,6 +45,7 @@ class Finish(Struct, frozen=True, kw_only=True):
     result: bytes | None = None
     failure: Failure | None = None
     estimated: bool = False
+    start_delay_s: float | None = None
     reply: Replied | None = None
     forced: bool = False
     """Its slot was taken away, and the function may still run: keep listening."""
@@ -56,6 +57,7 @@ class Known(TypedDict, total=False):
     result: bytes | None
     failure: Failure | None
     estimated: bool
+    start_delay_s: float | None
     reply: Replied | None
     forced: bool
 

@@ -176,7 +176,9 @@ class Machine:
                 self._learn(account, job, now - slot.sent_at)
                 verdict = Verdict.FAILED if outcome.failure else Verdict.SUCCEEDED
                 return [
-                    self._run_ended(job, verdict, now, outcome.payload, outcome.failure, outcome)
+                    self._run_ended(
+                        job, verdict, now, outcome.payload, outcome.failure, reply=outcome
+                    )
                 ]
             case Denied(failure=failure) if job.once:
                 return [self._give_up(job, failure, now)]
@@ -272,10 +274,10 @@ class Machine:
             self._learn(account, job, run_s)
         if slot is not None:
             account.ended(job.lane.function, slot, completion, now)
-        delay_s = completion.start_delay_s
-        if delay_s is not None and 0.0 <= delay_s < math.inf:  # else whoever says so is wrong
+        delay_s = completion.true_start_delay_s
+        if delay_s is not None:
             account.times.start_delay_s.observe(delay_s)
-        return [self._run_ended(job, verdict, now, completion.result, completion.failure)]
+        return [self._run_ended(job, verdict, now, completion.result, completion.failure, delay_s)]
 
     def _run_ended(
         self,
@@ -284,14 +286,16 @@ class Machine:
         now: float,
         result: bytes | None,
         failure: Failure | None,
+        start_delay_s: float | None = None,
         reply: Replied | None = None,
     ) -> Effect:
+        known = Known(result=result, failure=failure, start_delay_s=start_delay_s, reply=reply)
         if (move := _MOVE_AFTER.get(verdict)) is not None:
-            return self._finish(job, move, now, result=result, failure=failure, reply=reply)
-        failure = failure or Failure("function_error", "the function failed")
+            return self._finish(job, move, now, **known)
+        failure = known["failure"] = failure or Failure("function_error", "the function failed")
         attempts_max = 1 if job.once else job.lane.function.rules.attempts_max
         if job.attempt >= attempts_max or job.stopping:
-            return self._finish(job, Move.BURY, now, result=result, failure=failure, reply=reply)
+            return self._finish(job, Move.BURY, now, **known)
         if job.state is not State.WAITING:
             job.state = after(job.state, Move.RETURN)
         if job.slot is not None:

@@ -1,5 +1,6 @@
 """The nouns of the dispatcher: rules, invocations, outcomes, completions, and what is stored."""
 
+import math
 from enum import StrEnum
 from typing import Annotated, Literal
 
@@ -327,6 +328,12 @@ class Completion(Struct, frozen=True, kw_only=True):
     run_s: float | None = None
     """How long it ran."""
 
+    @property
+    def true_start_delay_s(self) -> float | None:
+        """Return the start delay; None where it is not known, or whoever said it is wrong."""
+        delay_s = self.start_delay_s
+        return delay_s if delay_s is not None and 0.0 <= delay_s < math.inf else None
+
 
 class Watched(Struct, frozen=True, kw_only=True):
     """A run whose end a tracker is to find out."""
@@ -401,6 +408,8 @@ class Record(Struct, kw_only=True, gc=False):
     callback_url: str | None = None
     options: dict[str, str] = {}
     estimated: bool = False
+    start_delay_s: float | None = None
+    """How long the cloud kept the last attempt queued before it ran; None: nobody knows."""
     result: bytes | None = None
     failure: Failure | None = None
 
@@ -456,6 +465,7 @@ class Ended(Struct, frozen=True, kw_only=True):
     result: bytes | None = None
     failure: Failure | None = None
     estimated: bool = False
+    start_delay_s: float | None = None
 
 
 Change = Sending | Running | Returned | Ended

@@ -90,6 +90,7 @@ class News(Sends):
             request_id=record.request_id,
             result=completion.result,
             failure=completion.failure,
+            start_delay_s=completion.true_start_delay_s,
         )
         self.journal.record([end], partial(self._told_late, record, end))
 

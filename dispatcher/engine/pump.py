@@ -354,6 +354,7 @@ class Pump:
             result=result,
             failure=failure,
             estimated=finish.estimated,
+            start_delay_s=finish.start_delay_s,
         )
 
     # -- Payloads

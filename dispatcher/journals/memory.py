@@ -140,7 +140,7 @@ class MemoryJournal:
                 record.due_ms = change.due_ms
                 record.failure = change.failure
                 record.ended_ms = record.result = None
-                record.estimated = False
+                record.estimated, record.start_delay_s = False, None
             case Sending(attempt=attempt, at_ms=at_ms) if record.ended_ms is None:
                 record.state = State.SENDING
                 record.attempt = attempt
@@ -169,6 +169,7 @@ class MemoryJournal:
         record.result = None if end.state is State.UNCERTAIN else end.result
         record.failure = end.failure
         record.estimated = end.estimated
+        record.start_delay_s = end.start_delay_s
         self._payload_bytes -= len(kept.payload or b"")
         if record.state in FINAL:
             kept.payload = None

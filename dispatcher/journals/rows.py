@@ -50,9 +50,9 @@ def change_row(change: Change) -> Row:
     """Return the row of what became of an invocation."""
     match change:
         case Sending(id=key, attempt=attempt, at_ms=at_ms):
-            return (key, "sending", attempt, at_ms, None, None, None, None, 0)
+            return (key, "sending", attempt, at_ms, None, None, None, None, 0, None)
         case Running(id=key, request_id=request_id, at_ms=at_ms):
-            return (key, "running", None, at_ms, None, None, _storable(request_id), None, 0)
+            return (key, "running", None, at_ms, None, None, _storable(request_id), None, 0, None)
         case Ended():
             return (
                 change.id,
@@ -64,6 +64,7 @@ def change_row(change: Change) -> Row:
                 _storable(change.request_id),
                 None if change.failure is None else _json(change.failure),
                 int(change.estimated),
+                change.start_delay_s,
             )
         case Returned():
             return (
@@ -77,6 +78,7 @@ def change_row(change: Change) -> Row:
                 None,
                 None if change.failure is None else _json(change.failure),
                 0,
+                None,
             )
         case _:
             assert_never(change)
@@ -109,7 +111,7 @@ def _json(content: Failure | dict[str, str]) -> str:
 RECORD_COLUMNS: Final = (
     "seq, id, account, function, qualifier, tenant, type, priority, state, attempt, payload_bytes,"
     " accepted_ms, due_ms, expires_ms, first_sent_ms, sent_ms, ended_ms, request_id, task_id, key,"
-    " callback_url, options, estimated, failure"
+    " callback_url, options, estimated, failure, start_delay_s"
 )
 """What `record_of` takes, of `invocations`; a result may follow."""
 
@@ -146,5 +148,6 @@ def record_of(row: Row) -> Record:
         options=_options.decode(row[21]) if row[21] else {},
         estimated=bool(row[22]),
         failure=_failure.decode(row[23]) if row[23] else None,
-        result=row[24] if len(row) > 24 else None,
+        start_delay_s=row[24],
+        result=row[25] if len(row) > 25 else None,
     )

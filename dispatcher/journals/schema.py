@@ -48,8 +48,13 @@ CREATE TABLE keys (
 CREATE INDEX keys_by_age ON keys (at_ms);
 """
 
+_VERSION_2 = """
+-- How long the cloud kept the last attempt queued, where that is known.
+ALTER TABLE invocations ADD COLUMN start_delay_s REAL;
+"""
+
 #: What makes a file of version n one of version n + 1. Only ever added to.
-MIGRATIONS = (_VERSION_1,)
+MIGRATIONS = (_VERSION_1, _VERSION_2)
 
 
 def newest() -> int:

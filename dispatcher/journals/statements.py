@@ -41,7 +41,8 @@ class Statement(StrEnum):
     # What has ended moves only back to waiting, and from uncertain to its true end.
     CHANGE = """
         WITH change (
-            id, state, attempt, sent_ms, due_ms, ended_ms, request_id, failure, estimated
+            id, state, attempt, sent_ms, due_ms, ended_ms, request_id, failure, estimated,
+            start_delay_s
         ) AS ({rows})
         UPDATE invocations SET
             state = change.state,
@@ -55,7 +56,8 @@ class Statement(StrEnum):
                 NULL, coalesce(change.request_id, invocations.request_id)
             ),
             failure = iif(change.sent_ms IS NULL, change.failure, invocations.failure),
-            estimated = change.estimated
+            estimated = change.estimated,
+            start_delay_s = change.start_delay_s
         FROM change
         WHERE invocations.id = change.id AND (
             invocations.ended_ms IS NULL
@@ -94,7 +96,7 @@ _COLUMNS: Final = {
     Statement.ADD_INVOCATIONS: 18,
     Statement.ADD_PAYLOADS: 2,
     Statement.TAKE_KEYS: 5,
-    Statement.CHANGE: 9,
+    Statement.CHANGE: 10,
     Statement.ADD_RESULTS: 2,
     Statement.DROP_RESULTS: 1,
     Statement.DROP_PAYLOADS: 1,

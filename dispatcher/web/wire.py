@@ -205,6 +205,13 @@ class Described(Struct, frozen=True, kw_only=True):
     ended_at: Moment | None
     request_id: Annotated[str, _said("Of the cloud's answer to the last attempt.")] | None
     estimated: Annotated[bool, _said("Its end is an estimate.")]
+    start_delay_s: (
+        Annotated[
+            float,
+            _said("Seconds that the cloud kept the last attempt queued; on Lambda an estimate."),
+        ]
+        | UnsetType
+    ) = UNSET
     waiting_for: Waiting | UnsetType = UNSET
     result: Annotated[Raw, _said("What the function returned, if it is JSON.")] | UnsetType = UNSET
     result_base64: Base64 | UnsetType = UNSET
@@ -347,6 +354,7 @@ def described(view: View, now_s: float, *, results: bool = True) -> Described:
         ended_at=_moment_or_none(record.ended_ms),
         request_id=record.request_id,
         estimated=record.estimated,
+        start_delay_s=UNSET if record.start_delay_s is None else record.start_delay_s,
         waiting_for=UNSET if view.waiting_for is None else _waiting(view.waiting_for, now_s),
         result=inline,
         result_base64=encoded,

@@ -171,11 +171,19 @@ async def test_a_life(journal):
     running = await kept(journal, key)
     assert (running.state, running.attempt, running.request_id) == (State.RUNNING, 2, "req-1")
     assert (running.first_sent_ms, running.sent_ms) == (NOW_MS + 10, NOW_MS + 601)
-    end = Ended(id=key, state=State.SUCCEEDED, at_ms=NOW_MS + 900, result=b"\0r", estimated=True)
+    end = Ended(
+        id=key,
+        state=State.SUCCEEDED,
+        at_ms=NOW_MS + 900,
+        result=b"\0r",
+        estimated=True,
+        start_delay_s=1.25,
+    )
     await record(journal, end)
     ended = await kept(journal, key)
     assert (ended.state, ended.ended_ms, ended.result) == (State.SUCCEEDED, NOW_MS + 900, b"\0r")
     assert (ended.request_id, ended.failure, ended.estimated) == ("req-1", None, True)
+    assert ended.start_delay_s == 1.25
 
 
 async def test_a_new_send_has_no_request_id_yet(journal):
@@ -248,13 +256,21 @@ async def test_a_redrive_begins_anew(journal):
     new = entry(b"again")
     key = new.record.id
     await accept(journal, new)
-    end = Ended(id=key, state=State.DEAD, at_ms=NOW_MS, result=b"trace", failure=FAILURE)
+    end = Ended(
+        id=key,
+        state=State.DEAD,
+        at_ms=NOW_MS,
+        result=b"trace",
+        failure=FAILURE,
+        start_delay_s=0.5,
+    )
     await record(journal, end)
     assert (await kept(journal, key)).result == b"trace"
     await record(journal, Returned(key, 2, NOW_MS + 1))
     left = await kept(journal, key)
     assert (left.state, left.attempt, left.due_ms) == (State.WAITING, 2, NOW_MS + 1)
     assert (left.ended_ms, left.result, left.failure) == (None, None, None)
+    assert left.start_delay_s is None
     assert await journal.payload(key) == b"again"
     assert await journal.dead() == {}
     await record(journal, Sending(key, 2, 3), Ended(id=key, state=State.SUCCEEDED, at_ms=NOW_MS))

@@ -194,7 +194,9 @@ def test_how_long_the_cloud_kept_runs_queued_is_counted():
     w = world_of()
     for delay_s in (None, math.nan, -1.0, 0.25, 7.0):
         w.admit()
-        w.complete(w.run()[0], start_delay_s=delay_s)
+        (finish,) = w.complete(w.run()[0], start_delay_s=delay_s)
+        assert isinstance(finish, Finish)
+        assert finish.start_delay_s == (delay_s if delay_s in (0.25, 7.0) else None)
     view = w.main.times.start_delay_s.view()
     assert (sum(view.counts), view.total) == (2, 7.25)
 

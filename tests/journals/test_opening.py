@@ -5,8 +5,9 @@ from pathlib import Path
 
 import pytest
 
+from dispatcher.core.model import Query, State
 from dispatcher.errors import JournalDamaged, JournalError
-from dispatcher.journals import schema
+from dispatcher.journals import reading, schema
 from dispatcher.journals.opening import (
     Connection,
     close_without_checkpoint,
@@ -16,6 +17,9 @@ from dispatcher.journals.opening import (
     open_for_reading,
     open_for_writing,
 )
+from dispatcher.journals.rows import invocation_row
+from dispatcher.journals.statements import Statement, run
+from tests.journals.asking import entry
 
 INSERT = "INSERT INTO payloads (payload) VALUES (randomblob(3000))"
 
@@ -86,7 +90,7 @@ def count(connection: Connection) -> int:
         ("trusted_schema", 0),
         ("cell_size_check", 1),
         ("application_id", schema.APPLICATION_ID),
-        ("user_version", 1),
+        ("user_version", schema.newest()),
     ],
 )
 def test_how_the_file_is_written(path, name, value):
@@ -276,11 +280,26 @@ def test_an_older_file_is_taken_forward(path, monkeypatch):
     monkeypatch.setattr(schema, "MIGRATIONS", (*schema.MIGRATIONS, more))
     connection = opened(path)
     assert connection.execute("SELECT DISTINCT note FROM payloads").fetchall() == [("new",)]
-    assert pragma(connection, "user_version") == 2
+    assert pragma(connection, "user_version") == schema.newest()
     connection.close()
     monkeypatch.undo()
     with pytest.raises(JournalError, match="newer version"):
         opened(path)
+
+
+def test_a_file_of_the_first_version_is_taken_forward_with_all_that_is_in_it(path, monkeypatch):
+    with monkeypatch.context() as past:
+        past.setattr(schema, "MIGRATIONS", schema.MIGRATIONS[:1])
+        closed(path)
+        connection = opened(path)
+        run(connection, Statement.ADD_INVOCATIONS, [invocation_row(entry().record, 1)])
+        connection.close()
+    connection = opened(path)
+    assert pragma(connection, "user_version") == schema.newest()
+    assert count(connection) == 20
+    (kept,), _ = reading.find(connection, Query(), after=None, limit=10)
+    assert (kept.state, kept.start_delay_s) == (State.WAITING, None)
+    connection.close()
 
 
 def test_a_migration_that_fails_changes_nothing(path, monkeypatch):

@@ -65,7 +65,7 @@ def test_nothing_is_searched_through(connection, statement, count):
         Statement.ADD_INVOCATIONS: (1, "i", "a", "f", *[None] * 14),
         Statement.ADD_PAYLOADS: (1, b""),
         Statement.TAKE_KEYS: ("a", "k", "i", b"", 1),
-        Statement.CHANGE: ("i", *[None] * 8),
+        Statement.CHANGE: ("i", *[None] * 9),
         Statement.ADD_RESULTS: ("i", b""),
         Statement.DROP_RESULTS: ("i",),
         Statement.DROP_PAYLOADS: ("i",),

@@ -390,6 +390,13 @@ async def test_an_ended_invocation_shows_its_result_and_times(face, engine):
     assert "waiting_for" not in shown
     assert "error" not in shown
     assert "result_base64" not in shown
+    assert "start_delay_s" not in shown
+
+
+async def test_how_long_the_cloud_kept_it_queued_is_shown_where_it_is_known(face, engine):
+    engine.put(replace(ENDED, start_delay_s=0.25))
+    async with face.get("/v1/invocations/i1") as response:
+        assert (await response.json())["start_delay_s"] == 0.25
 
 
 @pytest.mark.parametrize("result", [b"", b"\xff\x00", b"not json", b'"\xff"', b"{} {}", b"NaN"])
