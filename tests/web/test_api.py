@@ -639,8 +639,16 @@ CN = {
     "oldest_age_s": 1.5,
     "functions": {"resize": {"limit": None, "in_use": 2, "queued": 1, "paused": False}},
     "tenants": {
-        "research": {"weight": 2.0, "reserved": 0, "limit": None, "in_use": 0.5, "queued": 1}
+        "research": {
+            "weight": 2.0,
+            "reserved": 0,
+            "limit": None,
+            "in_use": 0.5,
+            "queued": 1,
+            "oldest_age_s": 0.0,
+        }
     },
+    "headroom": 0,
 }
 
 
