@@ -205,6 +205,10 @@ class Connection(asyncio.Protocol):
                 else f"{type(error).__name__}: {error}"
             )
 
+    def eof_received(self) -> None:
+        """Take the last word of the other side, after which nothing should be asked."""
+        self._reusable = False
+
     def pause_writing(self) -> None:
         """Wait before more is written."""
         self._writable = self._loop.create_future()

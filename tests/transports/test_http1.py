@@ -158,3 +158,10 @@ async def test_a_body_that_was_packed_unasked_is_unpacked_as_far_as_it_may(pack)
     assert isinstance(lie, Reply)
     assert lie.cut is not None
     assert lie.cut.failure.kind == "connection_lost"
+
+
+async def test_nothing_is_asked_of_whoever_has_said_his_last_word():
+    _, connection = await heard(said("HTTP/1.1 202 Accepted\nContent-Length: 0"))
+    assert connection.usable
+    connection.eof_received()
+    assert not connection.usable

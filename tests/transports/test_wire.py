@@ -415,3 +415,46 @@ def test_what_would_break_a_header_is_refused(value: str):
     with pytest.raises(ValueError, match="printable ASCII"):
         wire.plain_value("option 'x'", value)
     assert wire.plain_value("option 'x'", "fine: here; you, are") == "fine: here; you, are"
+
+
+# -- Another event loop ---------------------------------------------------------------------------
+
+
+@pytest.mark.real_time
+def test_it_is_the_same_on_uvloop():
+    uvloop = pytest.importorskip("uvloop")
+
+    async def handle(request: Request, peer: Peer):
+        match request.body:
+            case b"reset":
+                peer.reset()
+            case b"large":
+                await peer.reply("200 OK", b"y" * 3 * MIB)
+            case b"hang":
+                await peer.hang()
+            case _:
+                await peer.reply("200 OK", str(len(request.body)))
+
+    async def talk() -> None:
+        async with raw_server(handle) as server, aclosing(wired(server)) as client:
+            large = await exchange(client, server, b"x" * 8 * MIB)
+            assert isinstance(large, Reply)
+            assert large.body == str(8 * MIB).encode()
+            for _ in range(3):
+                small = await exchange(client, server)
+                assert isinstance(small, Reply)
+                assert small.body == b"2"
+            assert server.connections == 1
+            assert isinstance(await exchange(client, server, b"reset"), Lost)
+            whole = await exchange(client, server, b"large", body_max=3 * MIB)
+            assert isinstance(whole, Reply)
+            assert len(whole.body) == 3 * MIB
+            with anyio.move_on_after(0.2) as scope:
+                await exchange(client, server, b"hang")
+            assert scope.cancelled_caught
+            hanging = asyncio.ensure_future(exchange(client, server, b"hang"))
+            await anyio.sleep(0.2)
+            await client.aclose()
+            assert isinstance(await hanging, Lost)
+
+    uvloop.run(talk())
