@@ -162,11 +162,9 @@ class Account:
         if now > since:  # else nobody had borrowed it
             self.times.reclaim_s.observe(now - since)
 
-    def give_back(self, job: Job, now: float) -> None:
-        """Take the slot of *job* back, settle what it cost, and let others use the room."""
-        slot, lane = job.slot, job.lane
-        assert slot is not None, job.id
-        job.slot = None
+    def give_back(self, slot: Slot, now: float) -> None:
+        """Take a slot back, settle what it cost, and let others use the room."""
+        lane = slot.job.lane
         function, tenant = lane.function, lane.tenant
         self.in_flight[slot.labels] -= 1
         if function.give_back(lane.qualifier):

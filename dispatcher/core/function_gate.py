@@ -49,7 +49,7 @@ class FunctionGate:
     def __init__(self, name: str, rules: FunctionRules, label: str, *, listed: bool) -> None:
         self.name = name
         self.listed = listed  #: it has a section of its own
-        self.jobs = 0  #: invocations that wait for it or run
+        self.jobs = 0  #: invocations that wait for it or run, or may be running
         self.label = label
         self.paused = False
         self.closed_until = -math.inf  #: set back as soon as that time is over

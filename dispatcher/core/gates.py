@@ -53,8 +53,10 @@ class Slot(Struct, eq=False, kw_only=True):
     """When it is given up without news; while its request is out, the transport's time-outs
     bound it instead."""
     entry: tuple[Any, ...] | None = None  #: its place among the deadlines
+    lost_at: float = -math.inf
+    """By then a send that nobody knows the fate of had begun to run, if it ever did."""
     lost_until: float = -math.inf
-    """Until then a send that nobody knows the fate of may be running on it."""
+    """Until then it may be running at most."""
     exact: bool = True
     """False: the deadline is the estimated end, not a forced one."""
 

@@ -12,6 +12,7 @@ from typing import Final, Unpack, assert_never
 
 from dispatcher.core.account import Account
 from dispatcher.core.deadlines import Deadlines, source_of
+from dispatcher.core.doubt import ARRIVES_S, Orphans, doubt, may_go_again_at
 from dispatcher.core.effects import Effect, Finish, Known, Launch, Return, Stop, Warn, Watch
 from dispatcher.core.gates import Slot
 from dispatcher.core.job import Job
@@ -45,6 +46,9 @@ from dispatcher.core.statistics import Counters
 
 __all__ = ["Effect", "Finish", "Launch", "Machine", "Return", "Stop", "Warn", "Watch"]
 
+#: Moves to an end which does not say that nothing runs.
+_MAY_RUN_ON: Final = (Move.LOSE, Move.CANCEL)
+
 #: How an attempt may end that is the end of its invocation, too.
 _MOVE_AFTER: Final = {
     Verdict.SUCCEEDED: Move.SUCCEED,
@@ -64,6 +68,7 @@ class Machine:
         self.accounts: dict[str, Account] = {}
         self._uniform = uniform
         self._deadlines = Deadlines()
+        self.orphans = Orphans(self._deadlines)
         for name in rules.accounts:
             self.accounts[name] = Account(name, rules.accounts[name])
             self.counters.add_account(name)
@@ -94,18 +99,13 @@ class Machine:
             return self._runs(job, slot, sent_at, now)
         assert state is State.SENDING, state
         job.maybe_sent = True
+        began_by = min(now, sent_at + ARRIVES_S)
+        if began_by + job.lane.function.rules.hold_max_s > now:
+            slot = account.take(job, now)
+            doubt(slot, began_by)
+            self._deadlines.hold(slot, slot.lost_until)
         if self.rules.at_most_once:
             return [self._lose(job, Failure("uncertain", "it was being sent when we stopped"), now)]
-        lost_until = sent_at + job.lane.function.rules.hold_max_s
-        if lost_until > now:
-            slot = account.take(job, now)
-            slot.lost_until = lost_until
-            self._deadlines.hold(slot, lost_until)
-            # A task that is sent twice runs once; anything else could run beside itself.
-            cautious_s = job.lane.function.cautious_s
-            if source_of(job) is not Source.TASK and cautious_s is not None:
-                job.waits_for = GateKind.RETRY
-                job.wakes_at = min(lost_until, sent_at + cautious_s)
         account.backlog.add(job, now)
         return []
 
@@ -202,31 +202,20 @@ class Machine:
         if source is Source.ACCEPTED:
             return [self._finish(job, Move.SUCCEED, now, estimated=True)]
         job.state = after(job.state, Move.ACCEPT)
+        slot.lost_until = -math.inf  # it is this run that is waited for
         self._deadlines.hold_run(slot, since, source)
         return [Watch(job), Stop(job)] if job.stopping else [Watch(job)]
 
     def _lost(self, job: Job, slot: Slot, lost: Lost, now: float) -> list[Effect]:
-        # A synchronous call that timed out may run on; to send it again would run it twice
-        # at the same time, and its slot has been held as long as it may be.
-        if self.rules.at_most_once or (job.type is CallType.SYNC and lost.timed_out):
+        # A reply to a synchronous call, even that of a server in trouble, says that it runs no
+        # more; and the slot of one that timed out has been held as long as it may be.
+        if job.type is CallType.ASYNC or not (lost.timed_out or lost.failure.status is not None):
+            doubt(slot, now)
+        timed_out = job.type is CallType.SYNC and lost.timed_out
+        if self.rules.at_most_once or job.once or timed_out:
             return [self._lose(job, lost.failure, now)]
-        if job.once:
-            return self._lost_once(job, slot, lost, now)
         job.maybe_sent = True
-        slot.lost_until = now + job.lane.function.rules.hold_max_s
         return self._return(job, slot, lost, now)
-
-    def _lost_once(self, job: Job, slot: Slot, lost: Lost, now: float) -> list[Effect]:
-        """
-        Count what is not sent again as running for as long as it may be.
-
-        A reply, even that of a server in trouble, says that it runs no more.
-        """
-        if lost.failure.status is not None:
-            return [self._lose(job, lost.failure, now)]
-        job.state = after(job.state, Move.ACCEPT)
-        self._deadlines.hold(slot, slot.sent_at + job.lane.function.rules.hold_max_s)
-        return []
 
     def _return(self, job: Job, slot: Slot, outcome: NotTaken, now: float) -> list[Effect]:
         """
@@ -252,7 +241,7 @@ class Machine:
         if slot.lost_until > now:
             self._deadlines.hold(slot, slot.lost_until)
         else:
-            self._release(account, job, now)
+            self._release(account, slot, now)
         account.backlog.add(job, now)
         return [Return(job, failure_of(outcome), job.maybe_sent)]
 
@@ -267,6 +256,8 @@ class Machine:
             return []
         if job.state is State.WAITING:  # about to be sent again, and it ran after all
             account.backlog.drop(job)
+            if slot is not None:
+                slot.lost_until = -math.inf
         if verdict is Verdict.SUCCEEDED or verdict is Verdict.FAILED:
             run_s = completion.run_s
             if run_s is None and job.sent_at is not None:
@@ -299,12 +290,19 @@ class Machine:
         if job.state is not State.WAITING:
             job.state = after(job.state, Move.RETURN)
         if job.slot is not None:
-            self._release(self.account_of(job), job, now)
+            self._release(self.account_of(job), job.slot, now)
         job.next_attempt()
         job.waits_for = GateKind.RETRY
         job.wakes_at = now + backoff_s(self.rules.retry, job.attempt - 1, self._uniform)
         self.account_of(job).backlog.add(job, now)
         return Return(job, failure, maybe_sent=False)
+
+    def ended_after_all(self, invocation_id: str, attempt: int, now: float) -> None:
+        """Take the news that what ended uncertain or cancelled runs no more: its slot is free."""
+        slot = self.orphans.pop(invocation_id, attempt)
+        if slot is not None:
+            slot.job.lane.function.jobs -= 1
+            self._release(self.account_of(slot.job), slot, now)
 
     def _learn(self, account: Account, job: Job, run_s: float | None) -> None:
         if run_s is None or not 0.0 <= run_s < math.inf:
@@ -343,13 +341,18 @@ class Machine:
         return self._finish(job, Move.LOSE, now, failure=failure, forced=True)
 
     def _finish(self, job: Job, move: Move, now: float, **known: Unpack[Known]) -> Finish:
-        function, tenant = job.lane.function, job.lane.tenant
+        function, tenant, slot = job.lane.function, job.lane.tenant, job.slot
         job.state = state = after(job.state, move)
         assert state in ENDED, state
-        if job.slot is not None:
-            self._release(self.accounts[tenant.account], job, now)
+        orphaned = False
+        if slot is not None:
+            if slot.lost_until > now and move in _MAY_RUN_ON:
+                job.slot = None
+                orphaned = self.orphans.adopt(slot, now)
+            if not orphaned:
+                self._release(self.accounts[tenant.account], slot, now)
         del self.jobs[job.id]
-        function.jobs -= 1
+        function.jobs -= not orphaned
         self.counters.ended[tenant.account, function.label, tenant.label, state] += 1
         return Finish(job=job, state=state, **known)
 
@@ -395,6 +398,9 @@ class Machine:
     def _out_of_time(self, slot: Slot, now: float) -> list[Effect]:
         job = slot.job
         account, function = self.account_of(job), job.lane.function
+        if job.slot is not slot:
+            self.ended_after_all(job.id, slot.attempt, now)
+            return []
         if job.state is State.RUNNING and not slot.exact:
             if job.sent_at is not None:
                 account.times.run_s.observe(now - job.sent_at)
@@ -405,7 +411,7 @@ class Machine:
             return [self._lose(job, Failure("no_completion", f"no news for {limit_s:g} s"), now)]
         # Its send was lost, and it has yet to be sent again: whatever ran has ended by now.
         account.backlog.drop(job)
-        self._release(account, job, now)
+        self._release(account, slot, now)
         account.backlog.add(job, now)
         return []
 
@@ -415,6 +421,10 @@ class Machine:
         while isinstance(job := account.next_to_go(now), Job):
             slot = job.slot
             assert slot is not None, job.id
+            if slot.lost_until > now and (again_at := may_go_again_at(slot, now)) > now:
+                job.waits_for, job.wakes_at = GateKind.RETRY, again_at
+                account.backlog.add(job, now)
+                continue
             if job.first_sent_at is None:
                 job.first_sent_at = now
                 waited_s = max(0.0, now - max(job.due_at, job.accepted_at))
@@ -442,9 +452,8 @@ class Machine:
 
     # -- Small steps
 
-    def _release(self, account: Account, job: Job, now: float) -> None:
-        slot = job.slot
-        assert slot is not None, job.id
+    def _release(self, account: Account, slot: Slot, now: float) -> None:
+        slot.job.slot = None
         if slot.entry is not None:
             self._deadlines.keep(slot)
-        account.give_back(job, now)
+        account.give_back(slot, now)

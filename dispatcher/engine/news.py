@@ -76,7 +76,12 @@ class News(Sends):
         """Tell the true end of an invocation that was given up as uncertain."""
         self.machine.counters.late_completions[account,] += 1
         record = await self._kept(completion.id)
-        if record is None or record.state is not State.UNCERTAIN:
+        if record is None:
+            return
+        attempt = completion.attempt or record.attempt
+        self.machine.ended_after_all(record.id, attempt, self.clock.now())
+        self.wake()
+        if record.state is not State.UNCERTAIN:
             return
         if completion.attempt is not None and completion.attempt != record.attempt:
             return

@@ -12,6 +12,7 @@ from dispatcher.core.model import (
     FunctionRules,
     GateKind,
     Lost,
+    Source,
     TenantRules,
     Throttled,
 )
@@ -161,7 +162,7 @@ def test_it_waits_until_somebody_resumes(function, name):
 
 
 def test_what_holds_its_slot_waits_for_none_of_the_counts():
-    w = World(rules_of({"f": function_of(instances_max=1)}, quota=1, requests_max=1))
+    w = World(rules_of({"f": function_of(Source.TASK, instances_max=1)}, quota=1, requests_max=1))
     job = w.admit("f")
     w.due()
     w.answer(job, Lost(FAILURE))

@@ -30,6 +30,7 @@ from dispatcher.core.model import (
     TenantRules,
     Verdict,
 )
+from tests.core.in_cloud import InCloud
 
 FAILURE = Failure("test", "made up")
 
@@ -69,6 +70,7 @@ class World:
         self.launched: list[str] = []
         self.warnings: list[Warn] = []
         self.stopped: list[str] = []
+        self.in_cloud = InCloud()
         self._seq = 0
 
     # -- Stimuli
@@ -112,20 +114,32 @@ class World:
         return [self.admit(*args, **fields) for _ in range(count)]
 
     def restore(self, job: Job, state: State, sent_ago_s: float = 1.0) -> None:
-        self.carry_out(self.machine.restore(job, state, sent_ago_s, self.now))
+        effects = self.machine.restore(job, state, sent_ago_s, self.now)
+        is_running = state is State.RUNNING
+        self.in_cloud.restored(job, self.now, self.now - sent_ago_s, is_running=is_running)
+        self.carry_out(effects)
 
     def answer(self, job: Job, outcome: Any, attempt: int | None = None) -> list[Effect]:
         """Answer the send of the job's attempt; by default of the latest that has no answer."""
         attempts = [number for job_id, number in self.sending if job_id == job.id]
         key = (job.id, max(attempts) if attempt is None else attempt)
         _, slot = self.sending.pop(key)
+        self.in_cloud.answered(job, key[1], outcome, self.now)
         return self.carry_out(self.machine.sent(job, slot, outcome, self.now))
 
     def complete(
         self, job: Job, verdict: Verdict = Verdict.SUCCEEDED, **fields: Any
     ) -> list[Effect]:
         completion = Completion(id=job.id, verdict=verdict, **fields)
-        return self.carry_out(self.machine.completed(job, completion, self.now))
+        attempt = job.attempt
+        effects = self.machine.completed(job, completion, self.now)
+        if effects:
+            self.in_cloud.ended(job, attempt, self.now, is_known=True)
+        elif job.id not in self.machine.jobs:
+            attempt = completion.attempt or job.attempt
+            self.machine.ended_after_all(job.id, attempt, self.now)
+            self.in_cloud.ended(job, attempt, self.now, is_known=True)
+        return self.carry_out(effects)
 
     def cancel(self, job: Job, *, can_stop: bool = True) -> bool:
         effects = self.machine.cancel(job, self.now, can_stop=can_stop)
@@ -138,8 +152,10 @@ class World:
 
     def due(self) -> list[Effect]:
         """Let the machine decide, then look at everything that it holds."""
+        before = {id(slot) for slot in slots_of(self.machine)}
         effects = self.carry_out(self.machine.due(self.now))
-        self.check_limits([e.job for e in effects if isinstance(e, Launch)])
+        launched = [e.slot for e in effects if isinstance(e, Launch)]
+        self.check_limits([slot for slot in launched if id(slot) not in before])
         self.check()
         return effects
 
@@ -163,7 +179,7 @@ class World:
                 for attempt in attempts:
                     self.answer(job, Accepted("r"), attempt)
             self.end([job for job in self.machine.jobs.values() if job.state is State.RUNNING])
-            if not self.machine.jobs:
+            if not self.machine.jobs and not self.machine.orphans:
                 return
             self.due()
             if not self.sending:
@@ -182,6 +198,7 @@ class World:
                     assert job.slot is slot
                     assert (job.id, job.attempt) not in self.sending, "two sends at once"
                     self.sending[job.id, job.attempt] = (job, slot)
+                    self.in_cloud.sent(job, self.now)
                     self.launched.append(job.id)
                 case Watch(job=job):
                     assert job.state is State.RUNNING
@@ -197,6 +214,7 @@ class World:
                     assert job.id not in self.machine.jobs
                     assert (job.slot, job.entry, job.expiry) == (None, None, None)
                     self.finishes[job.id] = effect
+                    self.in_cloud.ended(job, job.attempt, self.now, is_known=False)
                 case Stop(job=job):
                     self.stopped.append(job.id)
                 case Warn():
@@ -212,11 +230,12 @@ class World:
     def check(self) -> None:
         """Check what must be true whenever the machine has decided."""
         self.check_no_spin()
+        self.in_cloud.check(self.now)
         for account in self.machine.accounts.values():
             jobs = [
                 job for job in self.machine.jobs.values() if self.machine.account_of(job) is account
             ]
-            check_books(account, jobs)
+            check_books(account, jobs, slots_of(self.machine, account))
             check_queues(account, jobs)
             self.check_work_is_conserved(account, jobs)
             in_flight = [
@@ -230,23 +249,21 @@ class World:
         assert deadline is None or deadline > self.now
         assert self.machine.due(self.now) == []
 
-    def check_limits(self, launched: list[Job]) -> None:
-        """Check that every launch stayed within the limits as it was made."""
-        holding = [job for job in self.machine.jobs.values() if job.slot is not None]
-        fresh = [job for job in launched if job.slot is not None and not job.maybe_sent]
-        held = [job for job in holding if job not in fresh]
-        for job in fresh:
-            account, lane = self.machine.account_of(job), job.lane
-            before = [j for j in held if self.machine.account_of(j) is account]
-            held.append(job)
-            after = [*before, job]
+    def check_limits(self, fresh: list[Slot]) -> None:
+        """Check that every slot was taken within the limits as they were then."""
+        held = [slot for slot in slots_of(self.machine) if slot not in fresh]
+        for slot in fresh:
+            account, lane = self.machine.account_of(slot.job), slot.job.lane
+            before = [each for each in held if self.machine.account_of(each.job) is account]
+            held.append(slot)
+            after = [*before, slot]
             if instances(after) > instances(before):
                 assert instances(after) <= account.gate.limit
                 resources = account.gate.rules.resources
                 assert resources is None or vcpus(after) <= resources.vcpu + 1e-9
-                at_function = [j for j in after if j.lane.function is lane.function]
+                at_function = [each for each in after if each.job.lane.function is lane.function]
                 assert instances(at_function) <= (lane.function.rules.instances_max or math.inf)
-            of_tenant = [j for j in after if j.lane.tenant is lane.tenant]
+            of_tenant = [each for each in after if each.job.lane.tenant is lane.tenant]
             assert shares(of_tenant) <= (lane.tenant.gate.rules.limit or math.inf)
 
     def check_work_is_conserved(self, account: Account, jobs: list[Job]) -> None:
@@ -281,45 +298,55 @@ def _blocked(lane: Lane, now: float) -> bool:
     return lane.function.blocked(lane.qualifier, now) is not None
 
 
-def instances(jobs: Iterable[Job]) -> int:
-    """Count the instances that these invocations hold, by the definition."""
-    flights = Counter((job.lane.function, job.lane.qualifier) for job in jobs if job.slot)
+def slots_of(machine: Machine, account: Account | None = None) -> list[Slot]:
+    """Return the slots that are held, of one account or of all."""
+    held = [job.slot for job in machine.jobs.values() if job.slot is not None]
+    return [
+        slot
+        for slot in (*held, *machine.orphans)
+        if account in (None, machine.account_of(slot.job))
+    ]
+
+
+def instances(slots: Iterable[Slot]) -> int:
+    """Count the instances that these slots are, by the definition."""
+    flights = Counter((slot.job.lane.function, slot.job.lane.qualifier) for slot in slots)
     return sum(
         math.ceil(count / function.rules.instance_concurrency)
         for (function, _), count in flights.items()
     )
 
 
-def vcpus(jobs: Iterable[Job]) -> float:
-    """Count the vCPUs that these invocations hold."""
-    by_function: dict[FunctionGate, list[Job]] = {}
-    for job in jobs:
-        by_function.setdefault(job.lane.function, []).append(job)
+def vcpus(slots: Iterable[Slot]) -> float:
+    """Count the vCPUs that these slots are."""
+    by_function: dict[FunctionGate, list[Slot]] = {}
+    for slot in slots:
+        by_function.setdefault(slot.job.lane.function, []).append(slot)
     return sum(instances(each) * function.rules.vcpu for function, each in by_function.items())
 
 
-def shares(jobs: Iterable[Job]) -> Fraction:
-    return sum((Fraction(1, job.slot.share) for job in jobs if job.slot), Fraction(0))
+def shares(slots: Iterable[Slot]) -> Fraction:
+    return sum((Fraction(1, slot.share) for slot in slots), Fraction(0))
 
 
-def check_books(account: Account, jobs: list[Job]) -> None:
+def check_books(account: Account, jobs: list[Job], slots: list[Slot]) -> None:
     """Check every count against the slots and jobs themselves."""
-    holding = [job for job in jobs if job.slot is not None]
-    assert account.gate.in_use == instances(holding)
+    assert account.gate.in_use == instances(slots)
     assert account.gate.milli_vcpu == sum(
         function.in_use * function.milli_vcpu for function in account.functions.values()
     )
-    assert sum(account.in_flight.values()) == len(holding)
+    assert sum(account.in_flight.values()) == len(slots)
     for function in account.functions.values():
-        of_function = [job for job in jobs if job.lane.function is function]
-        held = [job for job in of_function if job.slot is not None]
+        of_function = {job for job in jobs if job.lane.function is function}
+        held = [slot for slot in slots if slot.job.lane.function is function]
+        of_function |= {slot.job for slot in held}
         assert function.in_use == instances(held)
-        assert function.in_flight == Counter(job.lane.qualifier for job in held)
+        assert function.in_flight == Counter(slot.job.lane.qualifier for slot in held)
         assert function.jobs == len(of_function)
         assert function.queued == len(of_function) - len(held)
     for tenant in account.backlog.tenants.values():
         of_tenant = [job for job in jobs if job.lane.tenant is tenant]
-        held = [job for job in of_tenant if job.slot is not None]
+        held = [slot for slot in slots if slot.job.lane.tenant is tenant]
         assert math.isclose(tenant.gate.in_use, shares(held))
         assert tenant.gate.invocations == len(held)
         waiting = [job for job in of_tenant if job.state is State.WAITING]
@@ -382,8 +409,8 @@ def check_oldest(since: float | None, due: list[Job]) -> None:
 
 def check_heaps(machine: Machine) -> None:
     """Check that no heap keeps more stale entries than good ones, and that it can count."""
-    held = [job.slot for job in machine.jobs.values() if job.slot is not None]
-    assert len(machine._deadlines) == sum(slot.deadline < math.inf for slot in held)
+    slots = slots_of(machine)
+    assert len(machine._deadlines) == sum(slot.deadline < math.inf for slot in slots)
     heaps: list[LazyHeap[Any] | Ranking[Any]] = [machine._deadlines._slots]
     for account in machine.accounts.values():
         backlog = account.backlog
