@@ -13,13 +13,34 @@ from dispatcher.core.model import (
     Completion,
     Duplicate,
     Entry,
+    Lost,
     Notice,
     Outcome,
     Query,
     Record,
+    Replied,
     Watched,
 )
 from dispatcher.errors import JournalError
+
+
+class Sink(Protocol):
+    """Takes the body of a reply while it comes."""
+
+    def feed(self, part: bytes) -> bool:
+        """Take some more of it; False: no further ones until there is room again."""
+        ...
+
+    def end(self, lost: Lost | None) -> None:
+        """Take the end; *lost*: why it is not whole."""
+        ...
+
+
+Begin = Callable[[Replied, Callable[[], None]], Sink]
+"""
+Called with a good reply of which only the head is there yet, when its body turns out to be a large
+one, and with what is to be called whenever there is room for more of it.
+"""
 
 
 class Transport(Protocol):
@@ -29,11 +50,12 @@ class Transport(Protocol):
         """Return the largest payload that the provider takes."""
         ...
 
-    async def send(self, call: Call) -> Outcome:
+    async def send(self, call: Call, begin: Begin | None = None) -> Outcome:
         """
         Send once, without any retry but that after a refresh of the credentials.
 
-        Cancelling it leaves the outcome unknown.
+        With *begin* the body of a large reply goes to the sink that it gives; the outcome comes
+        when all of it has, with an empty payload. Cancelling it leaves the outcome unknown.
         """
         ...
 

@@ -1,8 +1,11 @@
 """What callers and dashboards are shown: immutable, taken from one moment."""
 
+from collections.abc import AsyncIterator, Awaitable
+from typing import NamedTuple, Protocol
+
 from msgspec import UNSET, Struct, UnsetType
 
-from dispatcher.core.model import Failure, GateKind, Provider, Record, State
+from dispatcher.core.model import Failure, GateKind, Provider, Record, Replied, State
 
 
 class WaitingFor(Struct, frozen=True, kw_only=True, omit_defaults=True):
@@ -158,3 +161,27 @@ class Statistics(Struct, frozen=True, kw_only=True):
     journal_errors: int
     config_reloads: dict[Labels, int]  #: result
     notices: dict[Labels, int]  #: account, result
+
+
+class Parts(Protocol):
+    """A body that comes part by part; whoever takes it closes it in the end."""
+
+    def __aiter__(self) -> AsyncIterator[bytes]:
+        """Give the parts."""
+        ...
+
+    def __anext__(self) -> Awaitable[bytes]:
+        """Return the next part. Raises `ConnectionError` where the body breaks off."""
+        ...
+
+    def aclose(self) -> Awaitable[None]:
+        """Want no more of them."""
+        ...
+
+
+class Streamed(NamedTuple):
+    """A good reply whose body is large, and still on its way."""
+
+    reply: Replied
+    """Without its payload."""
+    body: Parts

@@ -7,6 +7,7 @@ and gone without a trace when its caller leaves or has waited long enough.
 """
 
 import asyncio
+from collections.abc import Callable
 from typing import Any, Final
 
 from dispatcher.core.account import OTHER
@@ -23,12 +24,15 @@ from dispatcher.core.model import (
     Replied,
     State,
 )
+from dispatcher.core.views import Streamed
 from dispatcher.engine.accepting import RETRY_AFTER_S
 from dispatcher.engine.calls import Calls
+from dispatcher.engine.reply_body import ReplyBody
 from dispatcher.engine.times import job_of, new_record
 from dispatcher.errors import Draining, Invalid, Rejected, WaitedTooLong, Withdrawn
 
-Answer = Replied | Refused | Denied | Lost
+Told = Replied | Refused | Denied | Lost
+Answer = Told | Streamed
 """What came of a call that was sent."""
 
 RETRY_AFTER_MIN_S: Final = 1.0
@@ -38,11 +42,17 @@ RETRY_AFTER_MAX_S: Final = 60.0
 class _Caller:
     """Whoever waits for the reply of one call."""
 
-    __slots__ = ("reply", "until")
+    __slots__ = ("body", "reply", "until")
 
     def __init__(self, until: float) -> None:
         self.reply: asyncio.Future[Answer] = asyncio.get_running_loop().create_future()
         self.until = until
+        self.body: ReplyBody | None = None
+
+    def leave(self) -> None:
+        """Want nothing any more, not even what was told a moment ago."""
+        if self.body is not None:
+            self.body.leave()
 
     def tell(self, answer: Answer | Rejected) -> None:
         """Tell the first thing that there is to tell, if anybody is there to hear it."""
@@ -67,7 +77,8 @@ class Direct(Calls):
         Run a function when its turn comes and return what came of it.
 
         Raises `Rejected`: it did not run, `WaitedTooLong` if its turn had not come in
-        *wait_max_s*. Cancelled while it waits, it never runs; later, it runs to its end.
+        *wait_max_s*. Cancelled while it waits, it never runs; later, it runs to its end. A large
+        reply is `Streamed`, and holds its slot until all of it has come.
         """
         try:
             job = self._enter_call(invocation, wait_max_s, source)
@@ -81,6 +92,9 @@ class Direct(Calls):
             return await caller.reply
         except WaitedTooLong as error:
             self.rejected[invocation.account, error.reason] += 1
+            raise
+        except asyncio.CancelledError:
+            caller.leave()
             raise
         finally:
             timer.cancel()
@@ -130,8 +144,18 @@ class Direct(Calls):
             elif self.clock.now() >= caller.until:
                 self._loop.call_soon(self._waited_long_enough, job)
             return
-        assert isinstance(outcome, Answer), outcome
+        assert isinstance(outcome, Told), outcome
         caller.tell(outcome)
+
+    def begin(self, job: Job, reply: Replied, go_on: Callable[[], None]) -> ReplyBody:
+        """Tell whoever waits that the head of a large reply is there."""
+        caller, body = _caller(job), ReplyBody(go_on)
+        if caller.reply.done():
+            body.leave()
+        else:
+            caller.body = body
+            caller.tell(Streamed(reply, body))
+        return body
 
     def _waited_long_enough(self, job: Job) -> None:
         caller = _caller(job)

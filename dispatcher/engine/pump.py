@@ -31,6 +31,7 @@ from dispatcher.core.model import (
     Failure,
     Outcome,
     Record,
+    Replied,
     Returned,
     Running,
     Sending,
@@ -41,7 +42,7 @@ from dispatcher.engine.forms import notice_of, watched_of
 from dispatcher.engine.tasks import Tasks
 from dispatcher.engine.times import Clock, job_of
 from dispatcher.errors import ConfigError, JournalError, first_of
-from dispatcher.ports import Journal, Tell, Tracer, Tracker, Transport
+from dispatcher.ports import Journal, Sink, Tell, Tracer, Tracker, Transport
 
 logger = logging.getLogger("dispatcher.engine")
 
@@ -314,6 +315,10 @@ class Pump:
 
     def answer(self, job: Job, outcome: Outcome) -> None:
         """Tell its caller what came of the send."""
+        raise NotImplementedError
+
+    def begin(self, job: Job, reply: Replied, go_on: Callable[[], None]) -> Sink:
+        """Tell its caller of a large reply whose body is to come."""
         raise NotImplementedError
 
     def send_callers_away(self) -> None:

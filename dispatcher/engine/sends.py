@@ -1,6 +1,7 @@
 """One task for each send: to the cloud and back to the machine."""
 
 import logging
+from functools import partial
 
 from dispatcher import failpoints
 from dispatcher.core.callback import offer, token, wants_offer
@@ -47,7 +48,10 @@ class Sends(Pump):
 
     async def _sent_to(self, job: Job, call: Call) -> Outcome:
         try:
-            return await self.transports[job.lane.tenant.account].send(call)
+            transport = self.transports[job.lane.tenant.account]
+            if job.once:
+                return await transport.send(call, partial(self.begin, job))
+            return await transport.send(call)
         except Exception as error:
             # This should never run: transports return outcomes. It keeps a bug at one
             # provider from ending the work for all the others.

@@ -28,11 +28,14 @@ from dispatcher.core.model import (
     Throttled,
 )
 from dispatcher.core.trace_context import TRACEPARENT, TRACESTATE, carried, jaeger
+from dispatcher.ports import Begin
 from dispatcher.transports import fc_replies, signing
 from dispatcher.transports.credentials import Keyring, Keys
+from dispatcher.transports.replies import handing_on
 from dispatcher.transports.wire import (
     ERROR_BODY_MAX,
     MIB,
+    Reply,
     Wire,
     accept_limits,
     body_digest,
@@ -107,7 +110,7 @@ class FcTransport:
         """Return the largest payload that Function Compute takes."""
         return PAYLOAD_MAX[call_type]
 
-    async def send(self, call: Call) -> Outcome:
+    async def send(self, call: Call, begin: Begin | None = None) -> Outcome:
         """Send once, and once more with fresh keys if the keys are refused."""
         try:
             target = self._target(call.function, call.qualifier)
@@ -117,6 +120,9 @@ class FcTransport:
         waits = call.type is CallType.SYNC
         limits = run_limits(hold_max_s(self._account, call.function)) if waits else accept_limits()
         digest = await body_digest(call.payload)
+
+        def judge(reply: Reply) -> Outcome:
+            return fc_replies.outcome(call, reply, self._clock())
 
         async def attempt(keys: Keys) -> Outcome:
             headers = self._headers("POST", "InvokeFunction", target, keys, extra, digest)
@@ -130,10 +136,9 @@ class FcTransport:
                 call.payload,
                 limits=limits,
                 body_max=REPLY_MAX if waits else ERROR_BODY_MAX,
+                begin=handing_on(judge, begin),
             )
-            if isinstance(reply, (NotSent, Lost)):
-                return reply
-            return fc_replies.outcome(call, reply, self._clock())
+            return reply if isinstance(reply, (NotSent, Lost)) else judge(reply)
 
         return await self._keyring.signed(attempt)
 

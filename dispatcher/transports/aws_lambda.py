@@ -22,11 +22,14 @@ from dispatcher.core.model import (
     Refused,
 )
 from dispatcher.core.trace_context import TRACEPARENT, TRACESTATE, carried, xray
+from dispatcher.ports import Begin
 from dispatcher.transports import lambda_replies, signing
 from dispatcher.transports.credentials import Keyring, Keys
+from dispatcher.transports.replies import handing_on
 from dispatcher.transports.wire import (
     ERROR_BODY_MAX,
     MIB,
+    Reply,
     Wire,
     accept_limits,
     body_digest,
@@ -101,7 +104,7 @@ class LambdaTransport:
         """Return the largest payload that Lambda takes."""
         return PAYLOAD_MAX[call_type]
 
-    async def send(self, call: Call) -> Outcome:
+    async def send(self, call: Call, begin: Begin | None = None) -> Outcome:
         """Send once, and once more with fresh keys if the keys are refused."""
         try:
             target = self._target(call.function, call.qualifier)
@@ -111,6 +114,9 @@ class LambdaTransport:
         waits = call.type is CallType.SYNC
         limits = run_limits(hold_max_s(self._account, call.function)) if waits else accept_limits()
         digest = await body_digest(call.payload)
+
+        def judge(reply: Reply) -> Outcome:
+            return lambda_replies.outcome(call, reply, self._clock())
 
         async def attempt(keys: Keys) -> Outcome:
             headers = self._signed("POST", target, keys, options, digest)
@@ -124,10 +130,9 @@ class LambdaTransport:
                 call.payload,
                 limits=limits,
                 body_max=REPLY_MAX if waits else ERROR_BODY_MAX,
+                begin=handing_on(judge, begin),
             )
-            if isinstance(reply, (NotSent, Lost)):
-                return reply
-            return lambda_replies.outcome(call, reply, self._clock())
+            return reply if isinstance(reply, (NotSent, Lost)) else judge(reply)
 
         return await self._keyring.signed(attempt)
 

@@ -8,7 +8,7 @@ value: `Reply` or `Lost`.
 
 import asyncio
 import zlib
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Final, cast
 
 import httptools
@@ -16,6 +16,7 @@ from msgspec import Struct
 from multidict import CIMultiDict
 
 from dispatcher.core.model import Failure, Lost
+from dispatcher.ports import Sink
 
 ERROR_BODY_MAX_S: Final = 5.0
 """How long to wait for the words of an error whose status is known already."""
@@ -26,6 +27,8 @@ HEAD_MAX: Final = 64 * 1024
 # Larger bodies are cut up, so that writing one never holds the loop for long.
 SLICE: Final = 256 * 1024
 
+LARGE: Final = 64 * 1024
+"""Bodies above this size are handed on while they come, where there is somebody to take them."""
 TOO_LARGE: Final = "reply_too_large"
 """The kind of failure of a body that was not read because of its size."""
 
@@ -55,6 +58,13 @@ class Reply(Struct, frozen=True):
     """Why the body is not whole, or was not read at all; the status holds all the same."""
 
 
+BeginReply = Callable[[Reply, Callable[[], None]], Sink | None]
+"""
+Called with a good reply without its body, when that turns out to be a large one; the second argument
+is to be called whenever there is room for more. None: it is read as others are.
+"""
+
+
 class Connection(asyncio.Protocol):
     """An open connection. It is idle, or somebody waits for the reply to his request."""
 
@@ -82,17 +92,25 @@ class Connection(asyncio.Protocol):
         self._transport.abort()
 
     async def exchange(
-        self, head: bytes, body: bytes, *, until: float, silent_s: float, body_max: int
+        self,
+        head: bytes,
+        body: bytes,
+        *,
+        until: float,
+        silent_s: float,
+        body_max: int,
+        begin: BeginReply | None = None,
     ) -> Reply | Lost:
         """
         Send a request and return what came of it, at *until* (of the loop's clock) at the latest.
 
-        Of a good reply up to *body_max* bytes are read, of another at most `ERROR_BODY_MAX`.
-        Cancelled, it hangs up.
+        Of a good reply up to *body_max* bytes are read, of another at most `ERROR_BODY_MAX`; what
+        *begin* has a sink for is not in the reply. Cancelled, it hangs up.
         """
         assert self._waiter is None, "one request at a time"
         self._forget_reply()
         self._until, self._silent_s, self._body_max = until, silent_s, body_max
+        self._begin = begin
         self._heard_at = self._loop.time()
         waiter: asyncio.Future[Reply | Lost] = self._loop.create_future()
         self._waiter = waiter
@@ -106,6 +124,7 @@ class Connection(asyncio.Protocol):
         finally:
             self._timer.cancel()
             self._waiter = None
+            self._end_handing_on(Lost(Failure("given_up", "nobody waits for the reply any more")))
             self.idle_since = self._heard_at
             if not self.usable or not waiter.done() or waiter.cancelled():
                 self.close()
@@ -135,12 +154,17 @@ class Connection(asyncio.Protocol):
         self._size = 0
         self._framed = False  #: the head says where the body ends
         self._inflater: zlib._Decompress | None = None
+        self._begin = None
+        self._sink: Sink | None = None
+        self._held_up = False  #: nothing is read until the sink has room
         self._reusable = True
         self._whole_request_sent = True
 
     # -- Time
 
     def _give_up_at(self) -> float:
+        if self._held_up:
+            return self._until
         return min(self._until, self._heard_at + self._silent_s)
 
     def _look_at_the_time(self) -> None:
@@ -155,6 +179,7 @@ class Connection(asyncio.Protocol):
     def _lose(self, lost: Lost) -> None:
         """Give up; the status holds, if it has come."""
         self._reusable = False
+        self._end_handing_on(lost)
         if self._waiter is not None and not self._waiter.done():
             self._waiter.set_result(
                 Reply(self._status, CIMultiDict(self._headers), b"", lost) if self._status else lost
@@ -167,6 +192,7 @@ class Connection(asyncio.Protocol):
         if self._waiter is None or self._waiter.done():
             return
         self._reusable = self._whole_request_sent and self._parser.should_keep_alive()
+        self._end_handing_on(None)
         body = self._parts[0] if len(self._parts) == 1 else b"".join(self._parts)
         self._waiter.set_result(Reply(self._status, CIMultiDict(self._headers), body))
 
@@ -255,12 +281,56 @@ class Connection(asyncio.Protocol):
         if self._inflater is not None:
             data = self._inflated(data)
         self._size += len(data)
-        if self._size > self._body_max:
+        if self._sink is not None or (
+            self._size > LARGE and self._begin is not None and self._may_hand_on()
+        ):
+            self._hand_on(data)
+        elif self._size > self._body_max:
             too_large = Failure(TOO_LARGE, f"the reply has more than {self._body_max} bytes")
             self._parts.clear()
             self._lose(Lost(too_large))
         else:
             self._parts.append(data)
+
+    # -- A body that somebody takes while it comes
+
+    def _may_hand_on(self) -> bool:
+        """Begin to hand the body on, with what there is of it, if somebody takes it."""
+        begin, self._begin = self._begin, None
+        assert begin is not None
+        # What is packed small may be huge.
+        if self._status < 300 and self._inflater is None:
+            self._sink = begin(Reply(self._status, CIMultiDict(self._headers), b""), self._go_on)
+            parts, self._parts = self._parts, []
+            if self._sink is not None:
+                for part in parts:
+                    self._hand_on(part)
+                return True
+            self._parts = parts
+        return False
+
+    def _hand_on(self, data: bytes) -> None:
+        assert self._sink is not None
+        if not self._sink.feed(data) and not self._held_up:
+            self._held_up = True
+            self._transport.pause_reading()
+
+    def _go_on(self) -> None:
+        """Read on; the other side was not silent meanwhile, it was not listened to."""
+        if self._held_up:
+            self._held_up = False
+            self._heard_at = self._loop.time()
+            if self._timer is not None:
+                self._timer.cancel()
+                self._timer = self._loop.call_at(self._give_up_at(), self._look_at_the_time)
+            if not self._closed:
+                self._transport.resume_reading()
+
+    def _end_handing_on(self, lost: Lost | None) -> None:
+        sink, self._sink = self._sink, None
+        if sink is not None:
+            sink.end(lost)
+            self._go_on()
 
     def _inflated(self, data: bytes) -> bytes:
         assert self._inflater is not None

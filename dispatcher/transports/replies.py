@@ -1,20 +1,40 @@
 """What both clouds' replies have in common: error bodies, times to wait, clocks."""
 
 import math
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from email.utils import parsedate_to_datetime
 from typing import Final
 
 import msgspec
 
+from dispatcher.core.model import Outcome, Replied
+from dispatcher.ports import Begin, Sink
 from dispatcher.transports.credentials import harmless
-from dispatcher.transports.wire import Reply
+from dispatcher.transports.wire import BeginReply, Reply
 
 RETRY_AFTER_MAX_S: Final = 3600.0
 """No reply closes a gate for longer, whatever it says."""
 SKEW_WORTH_SAYING_S: Final = 60.0
 
 _MILLISECOND_HEADERS: Final = ("x-acs-retry-after", "x-amz-retry-after")
+
+
+def handing_on(judge: Callable[[Reply], Outcome], begin: Begin | None) -> BeginReply | None:
+    """
+    Return what hands the body of a large reply on to *begin*, if *judge* calls its head good.
+
+    What a function says when it fails is wanted whole, to tell what it was.
+    """
+    if begin is None:
+        return None
+
+    def decide(head: Reply, go_on: Callable[[], None]) -> Sink | None:
+        found = judge(head)
+        if isinstance(found, Replied) and found.failure is None:
+            return begin(found, go_on)
+        return None
+
+    return decide
 
 
 def error_body(body: bytes) -> dict[str, str]:

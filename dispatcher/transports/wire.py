@@ -19,6 +19,7 @@ from dispatcher.transports.dialing import Dialer, proxy_authorization
 from dispatcher.transports.http1 import (
     ERROR_BODY_MAX,
     TOO_LARGE,
+    BeginReply,
     Connection,
     Limits,
     Reply,
@@ -28,6 +29,7 @@ __all__ = [
     "ERROR_BODY_MAX",
     "MIB",
     "TOO_LARGE",
+    "BeginReply",
     "Limits",
     "Reply",
     "Wire",
@@ -108,9 +110,12 @@ class Wire:
         *,
         limits: Limits,
         body_max: int = ERROR_BODY_MAX,
+        begin: BeginReply | None = None,
     ) -> Reply | NotSent | Lost:
         """
         Send once. Of a good reply up to *body_max* bytes are read, of another fewer.
+
+        A large one that *begin* has a sink for goes there, however large it is.
 
         *target* is path and query, escaped; *headers* have a Host, and no value that could end
         its line.
@@ -130,7 +135,13 @@ class Wire:
             if isinstance(connection, NotSent):
                 return connection
             return await self._exchange_on(
-                connection, head, body, until=until, silent_s=limits.silent_s, body_max=body_max
+                connection,
+                head,
+                body,
+                until=until,
+                silent_s=limits.silent_s,
+                body_max=body_max,
+                begin=begin,
             )
         finally:
             self._places.release_on_behalf_of(place)
@@ -154,11 +165,12 @@ class Wire:
         until: float,
         silent_s: float,
         body_max: int,
+        begin: BeginReply | None,
     ) -> Reply | Lost:
         self._busy.add(connection)
         try:
             return await connection.exchange(
-                head, body, until=until, silent_s=silent_s, body_max=body_max
+                head, body, until=until, silent_s=silent_s, body_max=body_max, begin=begin
             )
         finally:
             self._busy.discard(connection)

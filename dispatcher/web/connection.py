@@ -13,7 +13,7 @@ import os
 import socket
 import struct
 from collections import deque
-from collections.abc import AsyncGenerator, Awaitable, Callable, Iterator, Mapping
+from collections.abc import Awaitable, Callable, Iterator, Mapping
 from contextlib import contextmanager
 from typing import Any, Final, cast
 
@@ -25,9 +25,10 @@ from aiohttp.streams import StreamReader
 from multidict import CIMultiDictProxy, MultiDictProxy
 from yarl import URL
 
+from dispatcher.core.views import Parts
 from dispatcher.web import problems
 from dispatcher.web.guard import Guard, Limits
-from dispatcher.web.response import Response
+from dispatcher.web.response import Body, Response
 from dispatcher.web.routes import Route
 
 logger = logging.getLogger("dispatcher.web")
@@ -401,8 +402,10 @@ class Connection(BaseProtocol):
     async def _serve_one(self, message: RawRequestMessage, payload: StreamReader) -> bool:
         """Answer one request; False: it was the last of its connection."""
         self._payload = payload
+        body: Body = b""
         try:
             response = await self._answer(Request(message, payload, self))
+            body = response.body
             is_old = message.version < HttpVersion11
             keep_alive = not (
                 message.should_close
@@ -414,6 +417,8 @@ class Connection(BaseProtocol):
             await self._write(response, message.method, keep_alive=keep_alive, is_old=is_old)
             return (payload.is_eof() or await self._throw_away(payload)) and keep_alive
         finally:
+            if not isinstance(body, bytes):
+                await body.aclose()
             self._payload = None
             self._held_bytes = self._guard.hold(0, self._held_bytes)
 
@@ -466,18 +471,15 @@ class Connection(BaseProtocol):
         if self._paused:
             await self._drain_helper()
 
-    async def _write_parts(self, body: AsyncGenerator[bytes, None], *, chunked: bool) -> None:
+    async def _write_parts(self, body: Parts, *, chunked: bool) -> None:
         """Write a body as it comes and as the peer takes it; if it fails, so does the answer."""
-        try:
-            with self.unless_lost():
-                async for part in body:
-                    if part:
-                        self._put(b"%x\r\n%b\r\n" % (len(part), part) if chunked else part)
-                        await self._drain_helper()
-            if chunked:
-                self._put(b"0\r\n\r\n")
-        finally:
-            await body.aclose()
+        with self.unless_lost():
+            async for part in body:
+                if part:
+                    self._put(b"%x\r\n%b\r\n" % (len(part), part) if chunked else part)
+                    await self._drain_helper()
+        if chunked:
+            self._put(b"0\r\n\r\n")
 
     def _put(self, data: bytes) -> None:
         if self.transport is None:

@@ -15,7 +15,7 @@ from msgspec import Struct
 
 from dispatcher.config import AccountSettings
 from dispatcher.core.model import Denied, Invocation, Lost, Provider, Refused, Replied
-from dispatcher.core.views import Acceptance, View
+from dispatcher.core.views import Acceptance, Streamed, View
 from dispatcher.errors import (
     DispatcherError,
     Invalid,
@@ -28,7 +28,7 @@ from dispatcher.web.clients import Client, Clients, only_account
 from dispatcher.web.connection import Request
 from dispatcher.web.ports import Engine as AnyEngine
 from dispatcher.web.ports import Ticket
-from dispatcher.web.response import Response
+from dispatcher.web.response import Body, Response
 from dispatcher.web.signatures import Claim, Head, Unproved
 
 RETRY_AFTER_S: Final = 1.0
@@ -36,7 +36,7 @@ LARGE_BODY_BYTES: Final = 1024 * 1024
 """Larger ones are hashed in a thread."""
 CLOUD_ERROR_CHARS_MAX: Final = 2000
 
-Answer = Replied | Refused | Denied | Lost
+Answer = Replied | Streamed | Refused | Denied | Lost
 
 
 class Engine(AnyEngine, Protocol):
@@ -181,13 +181,22 @@ class DropIn:
         ticket = self._engine.enqueue(invocation, source=self._source, key_space=key_space)
         return await ticket.accepted()
 
-    async def call(self, request: Request, client: Client, invocation: Invocation) -> Replied:
-        """Return the function's reply; a caller that leaves meanwhile takes its call along."""
+    async def call(
+        self, request: Request, client: Client, invocation: Invocation
+    ) -> tuple[Replied, Body]:
+        """
+        Return the function's reply and its body, which may still be on its way.
+
+        A caller that leaves meanwhile takes its call along.
+        """
         with request.connection.unless_lost():
             answer = await self._engine.call(
                 invocation, source=self._source, wait_max_s=client.wait_max_s
             )
-        return _replied(answer)
+        if isinstance(answer, Streamed):
+            return answer
+        reply = _replied(answer)
+        return reply, reply.payload
 
 
 Refuse = Callable[[Request, Trouble], Response]
@@ -211,7 +220,7 @@ def guarded(handler: Handler, refuse: Refuse) -> Handler:
     return answer
 
 
-def _replied(answer: Answer) -> Replied:
+def _replied(answer: Replied | Refused | Denied | Lost) -> Replied:
     """Return the reply, or raise as trouble what the cloud or the network said instead."""
     if isinstance(answer, Replied):
         return answer

@@ -26,7 +26,7 @@ from dispatcher.web.clients import Clients
 from dispatcher.web.connection import Request
 from dispatcher.web.dropin import DropIn, Engine, Handler, Kind, Trouble, Visit, guarded
 from dispatcher.web.fc_dialects import DIALECTS, FC3, Dialect, answer, refuser
-from dispatcher.web.response import Response
+from dispatcher.web.response import Body, Response
 from dispatcher.web.routes import Route
 from dispatcher.web.signatures import FC
 from dispatcher.web.traces import trace_of_fc
@@ -107,7 +107,7 @@ class IngressFc:
         )
         if kind == "async" or visit.client.sync_to_async:
             return await self._accept(dialect, request, invocation)
-        return _reply(await self._desk.call(request, visit.client, invocation))
+        return _reply(*await self._desk.call(request, visit.client, invocation))
 
     async def get(self, dialect: Dialect, request: Request) -> Response:
         """GetAsyncTask, GetStatefulAsyncInvocation."""
@@ -249,7 +249,7 @@ def _delay_s(request: Request) -> float:
     return float(text)
 
 
-def _reply(reply: Replied) -> Response:
+def _reply(reply: Replied, body: Body) -> Response:
     """Hand on what the function gave, with the headers that tell of its run."""
     failure = reply.failure
     if failure is not None and failure.kind == "reply_too_large":
@@ -259,4 +259,4 @@ def _reply(reply: Replied) -> Response:
         raise Trouble(Kind.BAD_REPLY, failure.message, cloud=cloud)
     headers = {"X-Fc-Request-Id": reply.request_id or str(uuid.uuid4()), **dict(reply.headers)}
     headers.setdefault(hdrs.CONTENT_TYPE, "application/octet-stream")
-    return Response(status=reply.status, body=reply.payload, headers=headers)
+    return Response(reply.status, body, headers)

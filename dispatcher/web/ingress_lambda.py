@@ -28,7 +28,7 @@ from dispatcher.web import bodies
 from dispatcher.web.clients import Clients
 from dispatcher.web.connection import Request
 from dispatcher.web.dropin import DropIn, Engine, Handler, Kind, Trouble, Visit, guarded
-from dispatcher.web.response import JSON, Response
+from dispatcher.web.response import JSON, Body, Response
 from dispatcher.web.routes import Route
 from dispatcher.web.traces import trace_of_lambda
 
@@ -108,7 +108,7 @@ class IngressLambda:
         self._desk.once(visit)
         trace = trace_of_lambda(request)
         invocation = _invocation(visit, target, CallType.SYNC, options | trace)
-        return _reply(await self._desk.call(request, visit.client, invocation))
+        return _reply(*await self._desk.call(request, visit.client, invocation))
 
     async def later(self, request: Request) -> Response:
         """InvokeAsync, which is deprecated: an event without a qualifier."""
@@ -327,17 +327,16 @@ def _not_found(account: AccountSettings, function: str, qualifier: str | None) -
 # -- Answers --------------------------------------------------------------------------------------
 
 
-def _reply(reply: Replied) -> Response:
+def _reply(reply: Replied, body: Body) -> Response:
     """Hand on what the function gave, with the headers that tell of its run."""
     headers = dict(reply.headers)
     headers["x-amzn-RequestId"] = reply.request_id or str(uuid.uuid4())
-    body = reply.payload
     if reply.failure is not None and reply.failure.kind == "reply_too_large":
         headers |= {"X-Amz-Function-Error": "Unhandled", hdrs.CONTENT_TYPE: JSON}
         body = _encode(
             {"errorMessage": reply.failure.message, "errorType": "Function.ResponseSizeTooLarge"}
         )
-    return Response(status=reply.status, body=body, headers=headers)
+    return Response(reply.status, body, headers)
 
 
 class _Error(Struct, frozen=True):

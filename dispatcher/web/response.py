@@ -1,15 +1,17 @@
 """Answers: a status, headers, and a body that is whole or comes in parts; and how they are written."""
 
 import time
-from collections.abc import AsyncGenerator, Mapping
+from collections.abc import Mapping
 from email.utils import formatdate
 from functools import lru_cache
 from http import HTTPStatus
 from typing import Final
 
+from dispatcher.core.views import Parts
+
 JSON: Final = "application/json"
 
-Body = bytes | AsyncGenerator[bytes, None]
+Body = bytes | Parts
 
 
 class Response:

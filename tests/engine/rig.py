@@ -13,7 +13,7 @@ from dispatcher.engine import Engine
 from dispatcher.engine.pump import Trackers
 from dispatcher.engine.times import Clock
 from dispatcher.journals.memory import MemoryJournal
-from dispatcher.ports import Tell, Tracer
+from dispatcher.ports import Begin, Tell, Tracer
 
 SETTINGS = """
 [accounts.main]
@@ -48,11 +48,13 @@ class ScriptedTransport:
         self.script: list[Outcome | Callable[[Call], Any] | Exception] = []
         self.latency_s = latency_s
         self.in_flight = 0
+        self.begin: Begin | None = None  #: what the last send was given
 
     def payload_max_bytes(self, call_type: CallType) -> int:
         return 128 * 1024 if call_type is CallType.ASYNC else 32 * 1024 * 1024
 
-    async def send(self, call: Call) -> Outcome:
+    async def send(self, call: Call, begin: Begin | None = None) -> Outcome:
+        self.begin = begin
         self.calls.append((anyio.current_time(), call))
         self.in_flight += 1
         try:

@@ -1,5 +1,7 @@
 """Calls that are answered with the function's reply, in virtual time."""
 
+import asyncio
+from collections.abc import Callable
 from typing import Any
 
 import anyio
@@ -18,6 +20,7 @@ from dispatcher.core.model import (
     Replied,
     Throttled,
 )
+from dispatcher.core.views import Streamed
 from dispatcher.errors import Draining, Invalid, QueueFull, WaitedTooLong, Withdrawn
 from tests.engine.rig import Rig, ScriptedTransport, hang, rig, settings
 
@@ -277,3 +280,78 @@ async def test_keys_of_different_spaces_are_different_keys():
         assert found is not None
         assert found.record.id == ids[1]
         assert await held.engine.keyed("main", "k", key_space="task") is None
+
+
+# -- Large replies --------------------------------------------------------------------------------
+
+
+class LargeReply:
+    """A cloud that gives a head, and the rest when it is told to."""
+
+    def __init__(self, held: Rig) -> None:
+        self.held = held
+        self.ended = anyio.Event()
+        self.outcome: Outcome = Replied(request_id="r", payload=b"")
+        self.then: Callable[[], object] = lambda: None
+        held.transport.script = [self.run]
+
+    async def run(self, _: Call) -> Outcome:
+        await anyio.sleep(1)
+        begin = self.held.transport.begin
+        assert begin is not None
+        self.sink = begin(Replied(request_id="r", payload=b""), lambda: None)
+        self.then()
+        await self.ended.wait()
+        return self.outcome
+
+    def end(self, lost: Lost | None = None) -> None:
+        if lost is not None:
+            self.outcome = lost
+        self.sink.end(lost)
+        self.ended.set()
+
+
+async def test_the_head_of_a_large_reply_comes_at_once_and_its_slot_is_held_to_the_end():
+    async with rig() as held:
+        cloud = LargeReply(held)
+        told = await call(held)
+        assert isinstance(told, Streamed)
+        assert told.reply.request_id == "r"
+        assert cloud.sink.feed(b"first")
+        assert await anext(told.body) == b"first"
+        assert held.engine.account("main").in_use == 1
+        cloud.end()
+        with pytest.raises(StopAsyncIteration):
+            await anext(told.body)
+        await anyio.sleep(0.1)
+        assert held.engine.account("main").in_use == 0
+        assert held.engine.machine.jobs == {}
+
+
+async def test_a_large_reply_that_breaks_off_is_told_so():
+    async with rig() as held:
+        cloud = LargeReply(held)
+        told = await call(held)
+        cloud.end(Lost(Failure("connection_lost", "gone")))
+        with pytest.raises(ConnectionError, match="gone"):
+            await anext(told.body)
+
+
+@pytest.mark.parametrize("leaves", ["before the head", "in the very turn in which the head comes"])
+async def test_of_a_caller_that_has_left_a_large_reply_is_thrown_away(leaves):
+    async with rig() as held:
+        cloud = LargeReply(held)
+        calling = asyncio.ensure_future(call(held))
+        if leaves == "before the head":
+            await asyncio.sleep(0.5)
+            calling.cancel()
+        else:
+            cloud.then = calling.cancel
+        await asyncio.wait([calling])
+        assert calling.cancelled()
+        await asyncio.sleep(2)
+        assert cloud.sink.feed(b"x" * 10_000_000)
+        assert held.engine.account("main").in_use == 1
+        cloud.end()
+        await asyncio.sleep(0.1)
+        assert held.engine.account("main").in_use == 0

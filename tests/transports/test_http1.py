@@ -3,13 +3,14 @@
 import asyncio
 import gzip
 import zlib
+from collections.abc import Callable
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
 from dispatcher.core.model import Lost
-from dispatcher.transports.http1 import HEAD_MAX, Connection, Reply
+from dispatcher.transports.http1 import HEAD_MAX, LARGE, Connection, Reply
 
 
 class Line(asyncio.Transport):
@@ -19,12 +20,19 @@ class Line(asyncio.Transport):
         super().__init__()
         self.written = b""
         self.hung_up = False
+        self.asked: list[str] = []
 
     def write(self, data: bytes | bytearray | memoryview) -> None:
         self.written += bytes(data)
 
     def abort(self) -> None:
         self.hung_up = True
+
+    def pause_reading(self) -> None:
+        self.asked.append("pause")
+
+    def resume_reading(self) -> None:
+        self.asked.append("read on")
 
 
 async def heard(
@@ -165,3 +173,136 @@ async def test_nothing_is_asked_of_whoever_has_said_his_last_word():
     assert connection.usable
     connection.eof_received()
     assert not connection.usable
+
+
+# -- Bodies that somebody takes while they come ---------------------------------------------------
+
+
+class Taker:
+    """A sink with room for so many bytes."""
+
+    def __init__(self, room: int = 10_000_000) -> None:
+        self.room = room
+        self.taken = b""
+        self.ends: list[Lost | None] = []
+        self.heads: list[Reply] = []
+
+    def begin(self, head: Reply, go_on: Callable[[], None]) -> "Taker":
+        self.heads.append(head)
+        self.go_on = go_on
+        return self
+
+    def feed(self, part: bytes) -> bool:
+        self.taken += part
+        return len(self.taken) < self.room
+
+    def end(self, lost: Lost | None) -> None:
+        self.ends.append(lost)
+
+
+class Exchange:
+    """A request whose reply goes to a taker, and the line that it comes by."""
+
+    def __init__(self, taker: Taker, *, silent_s: float = 15.0) -> None:
+        self.connection, self.line = Connection(), Line()
+        self.connection.connection_made(self.line)
+        self.result = asyncio.ensure_future(
+            self.connection.exchange(
+                b"GET", b"", until=400.0, silent_s=silent_s, body_max=LARGE * 2, begin=taker.begin
+            )
+        )
+
+    async def hear(self, data: bytes) -> None:
+        await asyncio.sleep(0)
+        self.connection.data_received(data)
+
+
+BIG = b"x" * (LARGE * 4)
+BIG_HEAD = said(f"HTTP/1.1 200 OK\nA: b\nContent-Length: {len(BIG)}")
+
+
+async def test_a_large_body_is_handed_on_while_it_comes_however_large_it_is():
+    taker = Taker()
+    exchange = Exchange(taker)
+    await exchange.hear(BIG_HEAD + BIG[:LARGE])
+    assert not taker.heads
+    await exchange.hear(BIG[LARGE : LARGE + 1])
+    [head] = taker.heads
+    assert (head.status, head.headers["a"], head.body) == (200, "b", b"")
+    assert len(taker.taken) == LARGE + 1
+    await exchange.hear(BIG[LARGE + 1 :])
+    reply = await exchange.result
+    assert isinstance(reply, Reply)
+    assert (reply.status, reply.body, reply.cut) == (200, b"", None)
+    assert (taker.taken, taker.ends) == (BIG, [None])
+    assert exchange.connection.usable
+
+
+async def test_nothing_is_read_while_there_is_no_room_and_that_is_no_silence():
+    taker = Taker(room=LARGE * 2)
+    exchange = Exchange(taker)
+    await exchange.hear(BIG_HEAD + BIG[: LARGE * 2])
+    assert exchange.line.asked == ["pause"]
+    await asyncio.sleep(100)
+    assert not exchange.result.done()
+    taker.room *= 10
+    taker.go_on()
+    assert exchange.line.asked == ["pause", "read on"]
+    await asyncio.sleep(14)
+    assert not exchange.result.done()
+    await asyncio.sleep(1.1)
+    reply = await exchange.result
+    assert isinstance(reply, Reply)
+    assert reply.cut is not None
+    assert taker.ends == [reply.cut]
+
+
+@pytest.mark.parametrize("how", ["hangs up", "is cancelled", "speaks nonsense"])
+async def test_what_breaks_off_is_told_to_who_takes_it(how):
+    taker = Taker()
+    exchange = Exchange(taker)
+    length = (
+        f"Content-Length: {len(BIG)}" if how != "speaks nonsense" else "Transfer-Encoding: chunked"
+    )
+    await exchange.hear(said(f"HTTP/1.1 200 OK\n{length}"))
+    part = BIG[: LARGE * 2]
+    await exchange.hear(part if how != "speaks nonsense" else b"%x\r\n%b\r\n" % (len(part), part))
+    if how == "hangs up":
+        exchange.connection.connection_lost(None)
+    elif how == "is cancelled":
+        exchange.result.cancel()
+    else:
+        await exchange.hear(b"no number\r\n")
+    await asyncio.wait([exchange.result])
+    [lost] = taker.ends
+    assert lost is not None
+    assert not exchange.connection.usable
+
+
+async def test_what_is_no_good_reply_or_packed_is_read_as_ever():
+    for head in (
+        f"HTTP/1.1 500 Oh\nContent-Length: {len(BIG)}",
+        f"HTTP/1.1 200 OK\nContent-Encoding: gzip\nContent-Length: {len(gzip.compress(BIG))}",
+    ):
+        taker = Taker()
+        exchange = Exchange(taker)
+        await exchange.hear(said(head, gzip.compress(BIG) if "gzip" in head else BIG))
+        reply = await exchange.result
+        assert isinstance(reply, Reply)
+        assert reply.cut is not None
+        assert not taker.heads
+
+
+async def test_it_is_for_the_taker_to_say_whether_he_takes_it():
+    connection, line = Connection(), Line()
+    connection.connection_made(line)
+    asking = asyncio.ensure_future(
+        connection.exchange(
+            b"GET", b"", until=40.0, silent_s=15.0, body_max=len(BIG), begin=lambda *_: None
+        )
+    )
+    await asyncio.sleep(0)
+    connection.data_received(BIG_HEAD + BIG)
+    reply = await asking
+    assert isinstance(reply, Reply)
+    assert reply.body == BIG

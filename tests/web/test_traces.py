@@ -88,9 +88,9 @@ async def test_who_waits_for_the_reply_has_its_trace_in_the_send(tmp_path: Path,
         def __getattr__(self, name):
             return getattr(self.transport, name)
 
-        async def send(self, call):
+        async def send(self, call, begin=None):
             self.seen.append(call.options)
-            return await self.transport.send(call)
+            return await self.transport.send(call, begin)
 
     async with (
         sidecar(tmp_path, None) as held,
