@@ -178,7 +178,7 @@ class Accepting(News):
                     f"{queue.jobs_max} invocations wait already (queue.jobs_max)",
                     retry_after_s=RETRY_AFTER_S,
                 )
-            held = self.payload_bytes + self._arriving_bytes + payload_bytes
+            held = self.payloads.held_bytes + self._arriving_bytes + payload_bytes
             if held > queue.bytes_max and not (journaled and self.journal.on_disk):
                 raise QueueFull(
                     f"the payloads that wait have {queue.bytes_max} bytes already "
@@ -237,7 +237,7 @@ class Accepting(News):
         record = entry.record
         account = self.machine.accounts[record.account]
         job = job_of(record, entry.payload, account, self.next_seq(), self.clock)
-        self.keep_payload(job)
+        self.payloads.keep(job, self.settings.queue.bytes_max)
         self.machine.admit(job, self.clock.now())
         return job
 

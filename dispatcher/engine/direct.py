@@ -116,7 +116,7 @@ class Direct(Calls):
         now = self.clock.now()
         job.once = True
         job.owner = _Caller(now + wait_max_s)
-        self.payload_bytes += len(payload)
+        self.payloads.keep(job)
         self._calling.add(job)
         self.machine.admit(job, now)
         self.accepted[record.account, account.tenant(record.tenant).label, source] += 1
@@ -130,7 +130,7 @@ class Direct(Calls):
             self._sending.add(job)
             self.tasks.start(self.send, job, effect.slot)
         elif isinstance(effect, Finish):
-            self._drop_payload(job)
+            self.payloads.drop(job)
             self._calling.discard(job)
             _caller(job).tell(Withdrawn("somebody cancelled it"))
 

@@ -39,6 +39,7 @@ from dispatcher.core.model import (
     State,
 )
 from dispatcher.engine.forms import notice_of, watched_of
+from dispatcher.engine.payloads import Payloads
 from dispatcher.engine.tasks import Tasks
 from dispatcher.engine.times import Clock, job_of
 from dispatcher.errors import ConfigError, JournalError, first_of
@@ -90,7 +91,7 @@ class Pump:
         self.listens_at = ""  #: the URL of the listener, once there is one
         self.recovered: dict[State, int] = {}
         self.dead: dict[str, int] = {}
-        self.payload_bytes = 0  #: held in memory
+        self.payloads = Payloads(on_disk=journal.on_disk)
         self.draining = False
         self.ready = False
         self._trackers = trackers
@@ -217,8 +218,7 @@ class Pump:
             )
             return
         job = job_of(record, payload, account, self.next_seq(), self.clock)
-        if payload is not None:
-            self.payload_bytes += len(payload)
+        self.payloads.keep(job)
         self.recovered[record.state] = self.recovered.get(record.state, 0) + 1
         if record.state is State.WAITING:
             self.machine.admit(job, now)
@@ -327,7 +327,7 @@ class Pump:
     # -- Watching
 
     def _watch(self, job: Job) -> None:
-        self._forget_payload(job)
+        self.payloads.forget(job)
         tracker = self._tracker(job)
         if tracker is not None:
             tracker.watch(watched_of(job, self.clock.now()))
@@ -342,7 +342,7 @@ class Pump:
         job = finish.job
         if not finish.forced and (tracker := self._tracker(job)) is not None:
             tracker.forget(job.id)
-        self._drop_payload(job)
+        self.payloads.drop(job)
         if finish.state is State.DEAD:
             account = job.lane.tenant.account
             self.dead[account] = self.dead.get(account, 0) + 1
@@ -361,28 +361,6 @@ class Pump:
             estimated=finish.estimated,
             start_delay_s=finish.start_delay_s,
         )
-
-    # -- Payloads
-
-    def keep_payload(self, job: Job) -> None:
-        """Count the payload of a new job, or leave it to the journal where memory is full."""
-        if job.payload is None:
-            return
-        size = len(job.payload)
-        if self.journal.on_disk and self.payload_bytes + size > self.settings.queue.bytes_max:
-            job.payload = None
-        else:
-            self.payload_bytes += size
-
-    def _forget_payload(self, job: Job) -> None:
-        """Leave the payload to the journal once the cloud has it; a retry reads it again."""
-        if self.journal.on_disk:
-            self._drop_payload(job)
-
-    def _drop_payload(self, job: Job) -> None:
-        if job.payload is not None:
-            self.payload_bytes -= len(job.payload)
-            job.payload = None
 
     # -- News: engine/news.py
 

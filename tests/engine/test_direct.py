@@ -49,7 +49,7 @@ async def test_the_reply_comes_back_as_it_is_and_nothing_is_kept():
             request_id="r", payload=b"\0\xff", headers=headers, failure=FAILURE
         )
         assert held.engine.machine.jobs == {}
-        assert held.engine.payload_bytes == 0
+        assert held.engine.payloads.held_bytes == 0
         assert held.engine.account("main").in_use == 0
         assert held.journal._by_id == {}
 
