@@ -25,7 +25,8 @@ URL_CHARS_MAX: Final = 2048
 #: Head start, delay and expiry may not be longer than ten years: enough, and no overflow.
 SECONDS_MAX: Final = 315_360_000.0
 
-_FUNCTION = re.compile(r"[A-Za-z0-9_$.-]{1,128}\Z")
+# No dots alone: that would be a step in the path of a URL.
+_FUNCTION = re.compile(r"(?!\.+\Z)[A-Za-z0-9_$.-]{1,128}\Z")
 _QUALIFIER = re.compile(r"[A-Za-z0-9$_.-]{1,128}\Z")
 _TENANT = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}\Z")
 _KEY = re.compile(r"[\x21-\x7e]{1,256}\Z")

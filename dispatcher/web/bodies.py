@@ -1,8 +1,9 @@
 """Reads requests: the body within its limits, and JSON into structs with the field to blame."""
 
 import asyncio
+import json
 import re
-from typing import Final, TypeVar
+from typing import Any, Final, TypeVar
 
 import msgspec
 from aiohttp import hdrs
@@ -121,6 +122,9 @@ def _too_large(size_max: int) -> problems.Refusal:
 _is_json = msgspec.json.Decoder(msgspec.Raw).decode
 _BLAMED: Final = re.compile(r"(?P<what>.*?)(?: - at `(?P<path>\$[^`]*)`)?", re.DOTALL)
 _MEMBER: Final = re.compile(r"Object (?:contains unknown|missing required) field `(.*)`", re.DOTALL)
+_HALF: Final = re.compile("[\ud800-\udfff]")
+_LOOKED_AT_MAX: Final = 1024 * 1024
+"""Bytes in which the place of a flaw is looked for; a larger text would stop the loop for long."""
 _STEP: Final = re.compile(r"\.([^.\[]+)|\[(\d+)\]")
 
 
@@ -131,22 +135,70 @@ def decode(decoder: msgspec.json.Decoder[T], text: bytes) -> T:
     except msgspec.ValidationError as error:
         complaint = str(error)
     except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
-        raise problems.Malformed(_not_json(error)) from error
+        raise _malformed(text, error) from error
     # The decoder stopped at the field; what follows may be no JSON at all.
-    if (flaw := json_flaw(text)) is not None:
-        raise problems.Malformed(flaw)
+    if (error_of_all := _json_error(text)) is not None:
+        raise _malformed(text, error_of_all)
     raise blame(complaint)
 
 
 def json_flaw(text: bytes) -> str | None:
-    """Say why *text* is not JSON; None: it is."""
+    """Say why *text* is not JSON that can be read; None: it is."""
+    error = _json_error(text)
+    return None if error is None else str(_malformed(text, error))
+
+
+def _json_error(text: bytes) -> Exception | None:
     try:
         _is_json(text)
         if not text.isascii():
             text.decode()  # the decoder passes over the insides of strings
     except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
-        return _not_json(error)
+        return error
     return None
+
+
+def _malformed(text: bytes, error: Exception) -> problems.Malformed:
+    half = half_a_character(text)
+    if half is None:
+        return problems.Malformed(_not_json(error))
+    words, pointer = half
+    return problems.Malformed(f"{words}; a payload may be sent as payload_base64", pointer=pointer)
+
+
+def half_a_character(text: bytes) -> tuple[str, str] | None:
+    r"""
+    Find an escape like `\ud800` that stands alone; say so, and give a JSON pointer to it.
+
+    The grammar of JSON allows it, but there is no text that it could stand for.
+    """
+    if len(text) > _LOOKED_AT_MAX or b"\\u" not in text:
+        return None
+    try:
+        places: list[tuple[str, Any]] = [("", json.loads(text.decode()))]
+    except (ValueError, RecursionError):
+        return None
+    while places:
+        pointer, value = places.pop()
+        if isinstance(value, str):
+            if half := _HALF.search(value):
+                return _half(half), pointer
+        elif isinstance(value, dict):
+            for name in value:
+                if half := _HALF.search(name):
+                    return _half(half), pointer
+            places += [(f"{pointer}/{_step(name)}", each) for name, each in value.items()]
+        elif isinstance(value, list):
+            places += [(f"{pointer}/{at}", each) for at, each in enumerate(value)]
+    return None
+
+
+def _half(found: re.Match[str]) -> str:
+    return f"\\u{ord(found[0]):04x} stands for half a character, and its other half is missing"
+
+
+def _step(name: str) -> str:
+    return name.replace("~", "~0").replace("/", "~1")
 
 
 def _not_json(error: Exception) -> str:
@@ -165,5 +217,5 @@ def blame(complaint: str) -> Invalid:
     steps = [name or index for name, index in _STEP.findall(blamed["path"] or "")]
     if member := _MEMBER.fullmatch(what):
         steps.append(member[1])
-    pointer = "".join(f"/{step.replace('~', '~0').replace('/', '~1')}" for step in steps)
+    pointer = "".join(f"/{_step(step)}" for step in steps)
     return Invalid(f"{what[:1].lower()}{what[1:]}", pointer=pointer)

@@ -314,8 +314,10 @@ def _check_json(body: bytes) -> None:
     except RecursionError:
         return  # deeper than we look; Lambda will say
     except (msgspec.DecodeError, UnicodeDecodeError) as error:
+        half = bodies.half_a_character(body)
+        flaw = error if half is None else f"{half[0]} (at {half[1]!r})"
         raise Trouble(
-            Kind.BAD_CONTENT, f"Could not parse request body into json: {error}"
+            Kind.BAD_CONTENT, f"Could not parse request body into json: {flaw}"
         ) from error
 
 

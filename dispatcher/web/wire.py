@@ -42,7 +42,7 @@ FunctionName = Annotated[
     _said(
         "Its name in the account, `service$function` for FC 2.0. A qualifier may follow, "
         "`name:alias`, and Lambda's ARNs are names too.",
-        pattern="^[A-Za-z0-9_$.:-]+$",
+        pattern="^[.]*[A-Za-z0-9_$:-][A-Za-z0-9_$.:-]*$",
     ),
 ]
 TenantName = Annotated[

@@ -40,6 +40,10 @@ RULES = AccountRules(quota=10)
         ("a/b", None),
         ("a b", None),
         ("f\n", None),
+        (".", None),
+        ("..", None),
+        ("..:prod", None),
+        (".f", FunctionName(".f")),
         ("arn:aws:s3:::bucket", None),
     ],
 )

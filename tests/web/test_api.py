@@ -169,6 +169,7 @@ async def test_what_is_no_json_is_400(face, engine, body):
         ({"function": ["x"]}, "/function"),
         ({"function": "no such name!"}, "/function"),
         ({"function": "x\n"}, "/function"),
+        ({"function": ".."}, "/function"),
         ({"account": "strict", "function": "unlisted"}, "/function"),
         ({"qualifier": 7}, "/qualifier"),
         ({"qualifier": "a b"}, "/qualifier"),

@@ -190,3 +190,31 @@ def _refuse(word: str) -> None:
 def test_a_flaw_is_told_in_words(text, flaw):
     told = bodies.json_flaw(text)
     assert (told is None) if flaw is None else (told is not None and flaw in told)
+
+
+@pytest.mark.parametrize(
+    ("text", "half", "pointer"),
+    [
+        (r'{"name":"\ud800"}', r"\ud800", "/name"),
+        (r'{"inner":{"a/b~":["x","y\uDFFFz"]}}', r"\udfff", "/inner/a~1b~0/1"),
+        (r'{"inner":{"\ud800":1}}', r"\ud800", "/inner"),
+        (r'{"name":1,"inner":"\udc00\ud800"}', r"\udc00", "/inner"),
+        (r'"\ud83d\ud83d\ude00"', r"\ud83d", ""),
+    ],
+)
+def test_half_a_character_is_pointed_at(text, half, pointer):
+    with pytest.raises(Malformed, match="half a character") as caught:
+        bodies.decode(DECODER, text.encode())
+    assert str(caught.value).startswith(half)
+    assert caught.value.pointer == pointer
+
+
+@pytest.mark.parametrize("text", [r'"\ud83d\ude00"', r'"\\ud800"', '"\u00e9"', "1"])
+def test_whole_characters_are_no_flaw(text):
+    assert bodies.half_a_character(text.encode()) is None
+    assert bodies.json_flaw(text.encode()) is None
+
+
+@pytest.mark.parametrize("text", [r'{"a":"\ud800"', "\\u", "[" * 100_000 + r'"\ud800"'])
+def test_what_is_no_json_either_is_told_so(text):
+    assert bodies.half_a_character(text.encode()) is None

@@ -131,6 +131,7 @@ async def test_options_travel_on_and_do_not_lose_their_values(open_door, session
         (INVOKE.format("f"), {"X-Amz-Durable-Execution-Name": "a b"}, (400, "InvalidParameterValueException")),
         (INVOKE.format("f%2Fg"), {}, (400, "ValidationException")),
         (INVOKE.format("%E4%B8%AD"), {}, (400, "ValidationException")),
+        (INVOKE.format("%2E%2E"), {}, (400, "ValidationException")),
         (INVOKE.format("f") + "?Qualifier=a%20b", {}, (400, "ValidationException")),
         (INVOKE.format("arn%3Aaws%3Alambda%3Aus-east-1%3A123456789012%3Afunction%3Af"), {}, (403, "AccessDeniedException")),
         ("/2015-03-31/functions/f", {}, (404, "UnknownOperationException")),
