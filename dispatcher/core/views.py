@@ -47,7 +47,7 @@ class End(Struct, frozen=True, kw_only=True):
 
     @property
     def error(self) -> Failure | None:
-        """Return why it did not succeed; None if it did."""
+        """Return why it did not succeed, or why the result of a success is not here."""
         return self.failure
 
 

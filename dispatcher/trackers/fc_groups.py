@@ -116,6 +116,7 @@ class Group:
         "ended_share",
         "ends",
         "function",
+        "has_results",
         "lists_from",
         "probed_at",
         "problem",
@@ -142,6 +143,7 @@ class Group:
         """Listings are not allowed before this time."""
         self.ends = 0
         self.results_left = RESULTS_TRIED
+        self.has_results = False  #: its tasks are known to show what they returned
         """How many further ends are worth asking for their results."""
         self.seen = False
         """Some task of it was found, so task mode is on."""
@@ -294,6 +296,7 @@ class Group:
     def asked_result(self, *, found: bool) -> None:
         """Take note of whether a task that ended had a result."""
         self.results_left = RESULTS_TRUSTED if found else max(0, self.results_left - 1)
+        self.has_results = found or (self.has_results and self.results_left > 0)
 
     def learn(self, task: Task, start_delay_s: float | None) -> None:
         """Learn from a task that ended; one that was stopped or dropped says nothing."""

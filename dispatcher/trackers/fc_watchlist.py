@@ -11,8 +11,9 @@ from collections import OrderedDict
 from typing import Final
 
 import msgspec
+from msgspec.structs import replace
 
-from dispatcher.core.model import Completion, Watched
+from dispatcher.core.model import Completion, Failure, Verdict, Watched
 from dispatcher.trackers.agenda import Agenda
 from dispatcher.trackers.cloud_clock import CloudClock
 from dispatcher.trackers.fc_groups import Group, ListTasks, Run
@@ -42,6 +43,9 @@ LISTS_DENIED_S: Final = 600.0
 LISTS_DOUBTED_S: Final = 60.0
 """How long no listings are made of a function whose running tasks they failed to show."""
 RESULTS_WAITING_MAX: Final = 20
+RESULT_NOT_FETCHED: Final = Failure(
+    "result_not_fetched", "it succeeded, and there was no time to ask the cloud for its result"
+)
 GROUPS_MAX: Final = 1000
 
 
@@ -228,7 +232,7 @@ class Watchlist:
         run.group.looked(ended=task.verdict is not None)
         if task.verdict is not None:
             run.group.asked_result(found=bool(task.return_payload))
-            return [*news, self._end(run, task)]
+            return [*news, self._end(run, task, was_asked=True)]
         if run.ended is not None:  # a listing knew better, or it lags behind
             return [*news, self._end(run, run.ended)]
         self._goes_on(run, task, now)
@@ -357,8 +361,11 @@ class Watchlist:
     def _is_watched(self, run: Run) -> bool:
         return self._runs.get(run.watched.id) is run
 
-    def _end(self, run: Run, task: Task) -> Completion:
+    def _end(self, run: Run, task: Task, *, was_asked: bool = False) -> Completion:
+        """Return the news of an end; *was_asked*: for this task alone, which shows its result."""
         news = completion(run.watched, task, self.clock)
+        if run.group.has_results and not was_asked and _has_no_result(news):
+            news = replace(news, failure=RESULT_NOT_FETCHED)
         run.group.learn(task, news.start_delay_s)
         self.forget(run.watched.id)
         return news
@@ -428,3 +435,7 @@ class Watchlist:
             run = group.alive[-1][2]
             run.alone = True
             self._schedule(run, now, now)
+
+
+def _has_no_result(news: Completion) -> bool:
+    return news.verdict is Verdict.SUCCEEDED and news.result is None

@@ -204,6 +204,10 @@ class Callers:
             thread.join(90)
             assert not thread.is_alive()
 
+    def burst(self, count: int, run_s: float) -> None:
+        """Enqueue so many in one go, each of which runs so long."""
+        self._enqueue(count, emulate={"duration_s": run_s})
+
     def _guarded(self, many: int) -> None:
         try:
             while not self._stopping.is_set():
@@ -212,14 +216,14 @@ class Callers:
         except Exception as error:  # noqa: BLE001 -- the test asks for it
             self.kept.odd.append(repr(error))
 
-    def _enqueue(self, many: int) -> None:
+    def _enqueue(self, many: int, **more: Any) -> None:
         numbers = [next(self._numbers) for _ in range(many)]
         lines = [
             {
                 "account": ("fc", "lambda")[n % 2],
                 "function": f"f{n % 4}",
                 "tenant": f"team-{n % 3}",
-                "payload": {"n": n},
+                "payload": {"n": n, **more},
                 "idempotency_key": f"key-{n}",
             }
             for n in numbers

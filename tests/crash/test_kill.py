@@ -23,7 +23,7 @@ from tests.crash.killing import (
 )
 from tests.sidecar import call, cloud, write_config
 
-pytestmark = [pytest.mark.slow, pytest.mark.timeout(400)]
+pytestmark = [pytest.mark.slow, pytest.mark.timeout(900)]
 
 KILLS = 100
 LIMIT = 30
@@ -161,6 +161,7 @@ def test_kill_9_loses_nothing(tmp_path):
                 callers.url = last.url()
                 assert callers.url is not None
                 callers.stop()
+                callers.burst(4 * LIMIT, run_s=2.0)
                 settled_s = wait_until_idle(callers.url)
                 views = all_views(callers.url)
                 last.signal(signal.SIGTERM)
@@ -191,7 +192,7 @@ def test_kill_9_loses_nothing(tmp_path):
     assert by_task == dict.fromkeys(fc_ids, 1)
     assert accounts["fc"]["duplicates_refused"] > 0, "no kill met a send in flight"
     twice = sum(count - 1 for count in ran.values())
-    assert 0 < twice <= tally.in_flight
+    assert twice <= tally.in_flight
 
     # Lambda would run a repeat beside the first run: it is sent once that must have ended.
     peaks = {name: account["instances_peak"] for name, account in accounts.items()}
@@ -207,5 +208,5 @@ def test_kill_9_loses_nothing(tmp_path):
         f"ready again within {tally.restart_s * 1000:.0f} ms, settled {settled_s:.1f} s after the "
         f"last kill; peaks {peaks} of {LIMIT}"
     )
-    assert LIMIT * 0.8 <= peaks["fc"] <= LIMIT
+    assert peaks["fc"] == LIMIT
     assert peaks["lambda"] <= LIMIT

@@ -1,6 +1,7 @@
 """The watchlist, played by hand; tests/trackers/test_fc_tasks.py plays whole clouds."""
 
 import math
+from typing import Any
 
 import pytest
 
@@ -216,6 +217,13 @@ def test_the_last_look_comes_before_others_that_are_due():
     raise AssertionError("the last look did not come")
 
 
+def missing(news: Any) -> str | None:
+    """Return what is said of a success without its result; None: nothing is missing."""
+    assert isinstance(news, Completion)
+    assert news.result is None
+    return None if news.failure is None else news.failure.kind
+
+
 class TestResults:
     def test_once_there_are_results_all_ends_wait_for_theirs(self):
         player = Player()
@@ -257,6 +265,28 @@ class TestResults:
         page = [ended(run.watched.task_id) for run in look.runs]
         news = player.list.listed(look, page, more=False, now=player.now)
         assert len(news) == 80 - RESULTS_WAITING_MAX
+        assert {missing(each) for each in news} == {"result_not_fetched"}
+        rest = player.list.throttled(player.get(), None, player.now)
+        assert [missing(each) for each in rest] == ["result_not_fetched"] * RESULTS_WAITING_MAX
+
+    def test_who_was_asked_and_showed_no_result_has_none(self):
+        player = Player()
+        player.watch(1, 2)
+        player.list.shown(player.get(), ended("i0000000001", result="r"), player.now)
+        (news,) = player.list.shown(player.get(), ended("i0000000002"), player.now)
+        assert missing(news) is None
+
+    def test_where_no_task_has_a_result_none_is_missing(self):
+        player = Player()
+        for number in range(1, 30):
+            player.watch(number)
+            (news,) = player.list.shown(player.get(), ended(f"i{number:010}"), player.now)
+            assert missing(news) is None
+        player.watch(*range(100, 180))
+        look = player.listing()
+        page = [ended(run.watched.task_id) for run in look.runs]
+        told = player.list.listed(look, page, more=False, now=player.now)
+        assert [missing(each) for each in told] == [None] * len(look.runs)
 
     @pytest.mark.parametrize("trouble", ["missing", "denied", "failed", "throttled", "running"])
     def test_an_end_that_is_known_is_told_even_if_its_result_cannot_be_had(self, trouble):
