@@ -11,6 +11,7 @@ from msgspec import Struct
 
 import dispatcher
 from tests.crash.killing import (
+    HOST,
     Callers,
     Launcher,
     Victim,
@@ -61,6 +62,7 @@ delay_s = 0.1
 CONFIG = f"""
 [server]
 listen = ["127.0.0.1:0"]
+hosts = ["localhost", "127.0.0.1", "{HOST}"]
 
 [metrics]
 listen = "127.0.0.1:0"
