@@ -146,10 +146,10 @@ class DropIn:
             client = await asyncio.to_thread(self._clients.prove, head, claim, body)
         return Visit(client, body, head, claim)
 
-    def once(self, visit: Visit) -> None:
+    def once(self, request: Request, visit: Visit) -> None:
         """Refuse what was let in before. Raises `Unproved`."""
         if visit.head is not None and visit.claim is not None:
-            self._clients.once(visit.head, visit.claim)
+            self._clients.once(visit.head, visit.claim, request)
 
     def account(
         self, client: Client, account_id: str | None = None, region: str | None = None

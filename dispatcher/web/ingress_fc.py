@@ -95,7 +95,7 @@ class IngressFc:
         visit = await self._desk.admit(request, size_max)
         target = self._target(dialect, request, visit)
         options = _options(request) | trace_of_fc(request)
-        self._desk.once(visit)
+        self._desk.once(request, visit)
         invocation = Invocation(
             account=target.account,
             function=target.function,
@@ -136,7 +136,7 @@ class IngressFc:
         """StopAsyncTask, StopStatefulAsyncInvocation; one that has ended is stopped already."""
         visit = await self._desk.admit(request, bodies.NOTHING_MAX_BYTES)
         target = self._target(dialect, request, visit)
-        self._desk.once(visit)
+        self._desk.once(request, visit)
         record = (await self._task(request, target)).record
         if record.ended_ms is None or record.state is State.UNCERTAIN:
             try:

@@ -105,7 +105,7 @@ class IngressLambda:
         _check_json(visit.body)
         if kind == "Event" or visit.client.sync_to_async:
             return await self._accept(request, visit, target, options)
-        self._desk.once(visit)
+        self._desk.once(request, visit)
         trace = trace_of_lambda(request)
         invocation = _invocation(visit, target, CallType.SYNC, options | trace)
         return _reply(*await self._desk.call(request, visit.client, invocation))
@@ -186,7 +186,7 @@ class IngressLambda:
         sdk_id = request.headers.get("amz-sdk-invocation-id", "")
         claim = visit.claim
         if not sdk_id or (claim is not None and "amz-sdk-invocation-id" not in claim.names):
-            self._desk.once(visit)
+            self._desk.once(request, visit)
         if sdk_id:
             key = _key(sdk_id, visit, target, options)
             acceptance = await self._accept_once(visit, target, options | trace, key)

@@ -93,9 +93,21 @@ def request(**headers: str) -> Head:
     return Head("POST", "/", "", named)
 
 
-def is_repeat(clients: Clients, scheme: str, signature: str, **headers: str) -> bool:
+NEAR, FAR = Asked(("127.0.0.1", 1)), Asked(("10.0.0.1", 1))
+
+
+def is_repeat(
+    clients: Clients,
+    scheme: str,
+    signature: str,
+    asked: Asked = FAR,
+    signed_at_s: float = 1000.0,
+    **headers: str,
+) -> bool:
+    near: Any = asked
     try:
-        clients.once(request(**headers), Claim(scheme, "K", signature))
+        claimed = Claim(scheme, "K", signature, signed_at_s=signed_at_s)
+        clients.once(request(**headers), claimed, near)
     except Unproved as error:
         assert error.fault is Fault.REPEATED
         return True
@@ -115,6 +127,24 @@ def test_a_request_is_let_in_once():
     # Two calls of one second look the same.
     assert not is_repeat(clients, FC, "c")
     assert not is_repeat(clients, FC, "c")
+
+
+def test_equal_calls_of_one_second_are_let_in_from_this_machine():
+    now_s = 1000.0
+    clients = Clients(clock=lambda: now_s)
+    assert not is_repeat(clients, SIGV4, "a", NEAR)
+    assert not is_repeat(clients, SIGV4, "a", NEAR)
+    now_s = 1001.9
+    assert not is_repeat(clients, SIGV4, "a", NEAR)
+    assert is_repeat(clients, SIGV4, "a", FAR)
+    now_s = 1002.0
+    assert is_repeat(clients, SIGV4, "a", NEAR)
+    # What has an id of its own is no other call.
+    now_s = 1000.0
+    assert not is_repeat(clients, SIGV4, "a", NEAR, amz_sdk_invocation_id="1")
+    assert is_repeat(clients, SIGV4, "a", NEAR, amz_sdk_invocation_id="1")
+    assert not is_repeat(clients, ACS3, "b", NEAR)
+    assert is_repeat(clients, ACS3, "b", NEAR)
 
 
 def test_repeats_are_known_for_their_time_and_in_bounded_room():

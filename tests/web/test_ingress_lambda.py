@@ -217,13 +217,21 @@ async def test_nobody_comes_in_without_a_key(locked, session):
     assert answer.error == (403, "IncompleteSignatureException")
 
 
-async def test_a_request_is_not_let_in_twice(locked, session):
+async def test_a_request_is_not_let_in_twice(locked, session, monkeypatch):
+    monkeypatch.setattr("dispatcher.web.clients.SAME_SECOND_S", 0.0)
     path = INVOKE.format("f")
     headers = signed(locked, path, **EVENT)
     assert (await send(session, locked, path, **headers)).status == 202
     answer = await send(session, locked, path, **headers)
     assert answer.error == (403, "InvalidSignatureException")
     assert locked.engine.statistics().accepted["aws", "other", "lambda"] == 1
+
+
+async def test_two_equal_calls_of_an_sdk_without_ids_are_two_calls(locked, session):
+    path = INVOKE.format("f")
+    headers = signed(locked, path, **EVENT)
+    ids = {(await send(session, locked, path, **headers)).id for _ in range(2)}
+    assert len(ids) == 2
 
 
 async def test_an_sdks_retry_is_the_same_invocation_and_another_call_is_not(locked, session):
