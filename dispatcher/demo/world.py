@@ -103,7 +103,9 @@ class World:
         config = anyio.Path(self.folder / "dispatcher.toml")
         await config.write_text(SIDECAR.format(quota=QUOTA, headroom=HEADROOM, cloud=self.cloud))
         args = ("serve", "--config", str(config), "--log", "text")
-        async with _running(self.folder / "sidecar.log", args, r"listening: ([0-9.:]+)") as address:
+        # It listens before it is ready, and refuses until then.
+        told = r"listening: ([0-9.:]+)(?s:.*)ready: "
+        async with _running(self.folder / "sidecar.log", args, told) as address:
             yield f"http://{address}"
 
 

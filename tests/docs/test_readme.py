@@ -47,7 +47,7 @@ def test_the_quick_start_works_as_it_stands_there(tmp_path: Path, monkeypatch: p
     missing = [tool for tool in ("bash", "curl") if shutil.which(tool) is None]
     if missing:
         pytest.skip(f"not installed: {' '.join(missing)}")
-    _, script = blocks("sh")
+    script = blocks("sh")[-1]
     check, serve, curl = (part.strip() for part in re.split(r"\n(?=dispatcher serve|curl)", script))
     assert serve == "dispatcher serve --config dispatcher.toml"
     curl, _, said = curl.partition("\n# ")
@@ -74,6 +74,17 @@ def test_the_quick_start_works_as_it_stands_there(tmp_path: Path, monkeypatch: p
             assert {**answer, "id": shown["id"]} == shown
             assert re.fullmatch("i[a-z0-9]{26}", answer["id"])
             assert side.stop() == 0
+
+
+def test_it_can_be_installed_as_it_says(tmp_path: Path):
+    (asked,) = re.findall(r"^pip install (\S+)", blocks("sh")[1], re.MULTILINE)
+    # What it needs is installed here; that the names of the extras are right is for the lock to say.
+    offline = ("--quiet", "--no-deps", "--no-index", "--no-build-isolation", "--prefix")
+    command = [sys.executable, "-m", "pip", "install", *offline, str(tmp_path), asked.strip("'")]
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    program = (tmp_path / "bin" / "dispatcher").read_text()
+    assert "from dispatcher.cli import main" in program
 
 
 @pytest.mark.real_time
