@@ -20,6 +20,7 @@ from prometheus_client import CollectorRegistry
 
 from dispatcher.blocking import BlockingTicket
 from dispatcher.config import Settings, check, load
+from dispatcher.core.intake import typed
 from dispatcher.core.model import Completion, Invocation, Query, State
 from dispatcher.core.views import AccountView, Statistics, View
 from dispatcher.engine import Engine, Ticket
@@ -99,11 +100,17 @@ class Dispatcher:
 
     def enqueue(self, invocation: Invocation) -> Ticket:
         """Take an invocation without ever waiting. Raises `Rejected`, such as `QueueFull`."""
-        return self.engine.enqueue(invocation)
+        return self.engine.enqueue(typed(invocation))
 
     def enqueue_many(self, invocations: Sequence[Invocation]) -> list[Ticket | Rejected]:
         """Take many with one commit; each gets its ticket, or why it has none."""
-        return self.engine.enqueue_many(invocations)
+        taken: list[Ticket | Rejected] = []
+        for invocation in invocations:
+            try:
+                taken.append(self.enqueue(invocation))
+            except Rejected as error:
+                taken.append(error)
+        return taken
 
     async def get(self, invocation_id: str) -> View:
         """Return an invocation as it stands. Raises `NotFound`."""

@@ -6,11 +6,21 @@ import pytest
 from prometheus_client import CollectorRegistry, generate_latest
 
 import dispatcher
-from dispatcher import ConfigError, Dispatcher, Invocation, JournalLocked, QueueFull, State
-from dispatcher.core.model import Query
+from dispatcher import (
+    ConfigError,
+    Dispatcher,
+    Draining,
+    Invalid,
+    Invocation,
+    JournalLocked,
+    Query,
+    QueueFull,
+    State,
+    Ticket,
+)
+from dispatcher.core.model import CallType
 from dispatcher.emulator import Emulator
 from dispatcher.emulator import parse as parse_cloud
-from dispatcher.errors import Draining
 
 CLOUD = """
 [accounts.fc]
@@ -140,6 +150,21 @@ def test_in_a_thread_it_is_entered_once_at_a_time_too(tmp_path):
             d.accounts()
         with pytest.raises(Draining):
             d.enqueue(Invocation(account="cn-prod", function="f"))
+
+
+async def test_what_has_a_wrong_type_is_refused_before_anything_has_it(tmp_path):
+    path = config(tmp_path, "http://127.0.0.1:1", journal="sqlite:journal.db")
+    text = Invocation(account="cn-prod", function="f", payload="text")  # type: ignore[arg-type]
+    spelled = Invocation(account="cn-prod", function="f", type="sync")  # type: ignore[arg-type]
+    async with Dispatcher.from_file(path) as d:
+        d.pause("cn-prod")
+        with pytest.raises(Invalid, match="expected bytes, got str"):
+            d.enqueue(text)
+        refused, ticket = d.enqueue_many([text, spelled])
+        assert isinstance(refused, Invalid)
+        assert isinstance(ticket, Ticket)
+        await ticket.accepted()
+        assert (await d.get(ticket.id)).record.type is CallType.SYNC
 
 
 async def test_leaving_by_an_error_closes_everything(tmp_path):

@@ -8,6 +8,7 @@ import msgspec
 from msgspec import UNSET, Raw, Struct, UnsetType
 
 from dispatcher.client.connection import Problem
+from dispatcher.core.intake import typed
 from dispatcher.core.model import (
     CallType,
     Completion,
@@ -112,6 +113,7 @@ read_account: Final = msgspec.json.Decoder(AccountView).decode
 
 def written(invocation: Invocation) -> bytes:
     """Write *invocation* on one line. Raises `Invalid` for what cannot be asked for over HTTP."""
+    invocation = typed(invocation)
     for field in ("options", "task_id"):
         if getattr(invocation, field):
             raise Invalid(

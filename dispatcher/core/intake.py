@@ -1,8 +1,8 @@
 """Is this invocation one that can be accepted? Names, ranges, sizes; nothing that may change."""
 
-import math
 import re
 from collections.abc import Callable, Collection
+from types import NoneType
 from typing import Final
 from urllib.parse import urlsplit
 
@@ -34,6 +34,7 @@ _TASK_ID = re.compile(r"[A-Za-z_][A-Za-z0-9_-]{0,127}\Z")
 _URL = re.compile(r"[\x21-\x5b\x5d-\x7e]{1,2048}\Z")
 _OPTION = re.compile(r"[a-z_]{1,64}\Z")
 _OPTION_VALUE = re.compile(r"[\x20-\x7e]{0,4096}\Z")
+_CALL_TYPES: Final = {each.value: each for each in CallType}
 _ARN = re.compile(
     r"(?:arn:(?P<partition>aws[a-z-]*):lambda:)?(?:(?P<region>[a-z0-9-]+):)?"
     r"(?P<account>\d{12}):function:(?P<name>[A-Za-z0-9_-]+)(?::(?P<qualifier>[A-Za-z0-9$_.-]+))?\Z"
@@ -69,6 +70,45 @@ class Place(Struct, frozen=True):
     provider: Provider
     account_id: str
     region: str
+
+
+#: What each field of an invocation may be, and how that is said.
+_TYPES: Final[tuple[tuple[str, tuple[type, ...], str], ...]] = (
+    ("account", (str,), "text"),
+    ("function", (str,), "text"),
+    ("payload", (bytes,), "bytes"),
+    ("qualifier", (str, NoneType), "text or None"),
+    ("tenant", (str,), "text"),
+    ("priority", (float, int), "a number"),
+    ("delay_s", (float, int), "a number"),
+    ("expires_s", (float, int, NoneType), "a number or None"),
+    ("idempotency_key", (str, NoneType), "text or None"),
+    ("type", (str, NoneType), "a CallType or None"),
+    ("callback_url", (str, NoneType), "text or None"),
+    ("options", (dict,), "a dict"),
+    ("task_id", (str, NoneType), "text or None"),
+)
+
+
+def typed(invocation: object) -> Invocation:
+    """
+    Return *invocation*, made by code that no type checker need have seen, with the right types.
+
+    Raises `Invalid` for a field that is something else: later nobody looks any more, and a
+    payload that is no bytes could neither be kept nor sent.
+    """
+    if not isinstance(invocation, Invocation):
+        raise Invalid(f"expected an Invocation, got {type(invocation).__name__}")
+    for name, types, words in _TYPES:
+        value = getattr(invocation, name)
+        if not isinstance(value, types):
+            raise Invalid(f"expected {words}, got {type(value).__name__}", pointer=f"/{name}")
+    call_type: object = invocation.type
+    if call_type is None or isinstance(call_type, CallType):
+        return invocation
+    if call_type not in _CALL_TYPES:
+        raise Invalid(f"expected 'async' or 'sync', got {call_type!r}", pointer="/type")
+    return replace(invocation, type=_CALL_TYPES[str(call_type)])
 
 
 def examine(
@@ -178,7 +218,8 @@ def _check_numbers(invocation: Invocation) -> None:
         ("delay_s", invocation.delay_s, 0.0),
         ("expires_s", invocation.expires_s, 0.0),
     ):
-        if value is not None and not (math.isfinite(value) and low <= value <= SECONDS_MAX):
+        # A comparison is false for what is no number, and true to an integer of any size.
+        if value is not None and not low <= value <= SECONDS_MAX:
             raise Invalid(
                 f"{name} is a number of seconds from {low:g} to {SECONDS_MAX:g}", pointer=f"/{name}"
             )

@@ -2,7 +2,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from dispatcher.core.intake import FunctionName, Place, callback_flaw, examine, function_name
+from dispatcher.core.intake import FunctionName, Place, callback_flaw, examine, function_name, typed
 from dispatcher.core.model import (
     AccountRules,
     CallType,
@@ -154,3 +154,51 @@ def test_listed_hosts_may_be_called_back(url):
 def test_all_others_may_not(url):
     assert callback_flaw(url, HOSTS)
     assert callback_flaw("https://hooks.example/", ())
+
+
+@pytest.mark.parametrize(
+    ("field", "value"),
+    [
+        ("account", None),
+        ("function", b"f"),
+        ("payload", "text"),
+        ("payload", None),
+        ("payload", bytearray(b"its owner may change it")),
+        ("qualifier", 1),
+        ("tenant", None),
+        ("priority", "1"),
+        ("delay_s", None),
+        ("expires_s", "10"),
+        ("idempotency_key", b"k"),
+        ("type", "later"),
+        ("type", 1),
+        ("callback_url", 0),
+        ("options", None),
+        ("task_id", 1),
+    ],
+)
+def test_a_field_of_a_wrong_type_is_named(field, value):
+    invocation = Invocation(**{"account": "main", "function": "f", field: value})
+    with pytest.raises(Invalid, match="expected") as caught:
+        typed(invocation)
+    assert caught.value.pointer == f"/{field}"
+
+
+def test_every_field_has_a_type_and_a_type_may_be_spelled():
+    plain = Invocation(account="main", function="f")
+    assert typed(plain) is plain
+    assert typed(Invocation(account="main", function="f", type="sync")).type is CallType.SYNC  # type: ignore[arg-type]
+    for field in Invocation.__struct_fields__:
+        with pytest.raises(Invalid):
+            typed(Invocation(**{"account": "main", "function": "f", field: object()}))  # type: ignore[arg-type]
+    with pytest.raises(Invalid, match="expected an Invocation, got dict"):
+        typed({"account": "main", "function": "f"})
+
+
+@pytest.mark.parametrize("field", ["priority", "delay_s", "expires_s"])
+@pytest.mark.parametrize(
+    "value", [10**400, -(10**400), float("nan"), float("inf")], ids=["large", "low", "nan", "inf"]
+)
+def test_numbers_beyond_all_bounds_are_refused(field, value):
+    with pytest.raises(Invalid, match="number of seconds"):
+        look(**{field: value})
