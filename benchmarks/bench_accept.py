@@ -17,7 +17,7 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import cast
 
@@ -109,9 +109,10 @@ class NoEngine:
         """Be the ticket too."""
         return self
 
-    def enqueue_many(self, invocations: Sequence[Invocation], **_: str) -> "list[NoEngine]":
+    @contextlib.contextmanager
+    def batch(self, **_: str) -> "Iterator[Callable[[Invocation], NoEngine]]":
         """Be all of the tickets."""
-        return [self] * len(invocations)
+        yield self.enqueue
 
     async def accepted(self) -> Acceptance:
         """Wait for nothing."""

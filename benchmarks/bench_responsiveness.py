@@ -430,7 +430,7 @@ async def most_cancelled(stage: Stage) -> None:
             await stage.engine.cancel(one)
 
     async with anyio.create_task_group() as tasks:
-        for _ in range(1000):
+        for _ in range(256):
             tasks.start_soon(cancel)
 
 

@@ -33,11 +33,12 @@ if TYPE_CHECKING:
 __all__ = ["AccountGate", "Blocked", "FunctionGate", "Slot", "TenantGate", "rules_for"]
 
 
-class Slot(Struct, eq=False, kw_only=True):
+class Slot(Struct, eq=False, kw_only=True, gc=False):
     """
     The right of one attempt to run: taken from every gate at once, given back once.
 
-    It remembers what was taken, since the rules may change while it is held.
+    It remembers what was taken, since the rules may change while it is held. `gc` is off, as
+    with jobs: its cycles (job, entry) are undone when it is given back.
     """
 
     job: "Job"  #: whose attempt

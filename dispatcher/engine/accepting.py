@@ -2,9 +2,12 @@
 
 import asyncio
 import logging
+import sys
 import threading
 from collections import defaultdict, deque
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from functools import partial
 from typing import Any
 
 from dispatcher import failpoints
@@ -43,10 +46,13 @@ logger = logging.getLogger("dispatcher.engine")
 
 #: New invocations that the journal is given in one go: as many as one call of the HTTP API hands over.
 ACCEPT_AT_ONCE = 10_000
+#: New invocations that are admitted in one turn of the loop: about two milliseconds' worth.
+JUDGE_AT_ONCE = 200
 #: What a caller is asked to wait when the queue is full, or while the process starts or ends.
 RETRY_AFTER_S = 1.0
 
 _Incoming = tuple[Ticket, Entry, str, float]
+_Verdicts = Sequence[Duplicate | None] | Exception
 
 
 class Accepting(News):
@@ -77,6 +83,7 @@ class Accepting(News):
         self._arriving = 0  #: accepted by nobody yet, but with a place in the queue
         self._arriving_bytes = 0
         self._flush_is_due = False
+        self._unjudged: deque[tuple[list[_Incoming], _Verdicts]] = deque()
 
     # -- Enqueue
 
@@ -90,6 +97,16 @@ class Accepting(News):
         one *key_space* are apart from those of another. Raises `Rejected`: what is refused
         here never runs.
         """
+        self._incoming.append(incoming := self._take(invocation, source, key_space))
+        if not self._flush_is_due:
+            self._flush_is_due = True
+            if threading.get_ident() == self._thread:
+                self._loop.call_soon(self._flush)
+            else:
+                self._loop.call_soon_threadsafe(self._flush)
+        return incoming[0]
+
+    def _take(self, invocation: Invocation, source: str, key_space: str = "") -> _Incoming:
         try:
             entry = self._examined(invocation)
             if entry.record.key is not None and key_space:
@@ -101,15 +118,7 @@ class Accepting(News):
             raise
         if self.tracer is not None:
             self.tracer.accepting(entry.record, source=source)
-        ticket = Ticket(entry.record.id, self)
-        self._incoming.append((ticket, entry, source, self.clock.now()))
-        if not self._flush_is_due:
-            self._flush_is_due = True
-            if threading.get_ident() == self._thread:
-                self._loop.call_soon(self._flush)
-            else:
-                self._loop.call_soon_threadsafe(self._flush)
-        return ticket
+        return Ticket(entry.record.id, self), entry, source, self.clock.now()
 
     def enqueue_many(
         self, invocations: Sequence[Invocation], *, source: str = "in_process"
@@ -122,6 +131,30 @@ class Accepting(News):
             except Rejected as error:
                 taken.append(error)
         return taken
+
+    @contextmanager
+    def batch(self, *, source: str) -> Iterator[Callable[[Invocation], Ticket | Rejected]]:
+        """
+        Give what takes invocations one by one, over any time; one commit keeps them at the end.
+
+        If the body fails, none of them is kept. Only on the loop.
+        """
+        taken: list[_Incoming] = []
+
+        def take(invocation: Invocation) -> Ticket | Rejected:
+            try:
+                taken.append(incoming := self._take(invocation, source))
+            except Rejected as error:
+                return error
+            return incoming[0]
+
+        try:
+            yield take
+        except BaseException:
+            self._leave(len(taken), _payload_bytes(taken))
+            raise
+        if taken:
+            self._hand_over(taken)
 
     def _examined(self, invocation: Invocation) -> Entry:
         invocation, call_type = self._judged(invocation)
@@ -201,21 +234,45 @@ class Accepting(News):
             batch = [
                 self._incoming.popleft() for _ in range(min(len(self._incoming), ACCEPT_AT_ONCE))
             ]
-            self.journal.accept(
-                [entry for _, entry, _, _ in batch],
-                lambda verdicts, batch=batch: self._judge(batch, verdicts),  # type: ignore[misc]
-            )
+            self._hand_over(batch)
 
-    def _judge(
-        self, batch: list[_Incoming], verdicts: Sequence[Duplicate | None] | Exception
-    ) -> None:
+    def _hand_over(self, batch: list[_Incoming]) -> None:
+        self.journal.accept([entry for _, entry, _, _ in batch], partial(self._heard, batch))
+
+    def _heard(self, batch: list[_Incoming], verdicts: _Verdicts) -> None:
         """Take the journal's word on a batch."""
         if isinstance(verdicts, JournalError):
             self.fail(verdicts)
         failpoints.reach("engine.after_accept")
+        self._unjudged.append((batch, verdicts))
+        if len(self._unjudged) == 1:
+            self._judge_some()
+
+    def _judge_some(self) -> None:
+        """Judge what the journal has kept; of much of it, a part in each turn of the loop."""
+        room = sys.maxsize if self.draining else JUDGE_AT_ONCE
+        while self._unjudged and room > 0:
+            batch, verdicts = self._unjudged[0]
+            part, rest = batch[:room], batch[room:]
+            if isinstance(verdicts, Exception):
+                self._judge(part, [verdicts] * len(part))
+            else:
+                self._judge(part, verdicts[:room])
+                verdicts = verdicts[room:]
+            room -= len(part)
+            if rest:
+                self._unjudged[0] = rest, verdicts
+            else:
+                self._unjudged.popleft()
+        self.wake()
+        if self._unjudged:
+            self._loop.call_soon(self._judge_some)
+
+    def _judge(
+        self, batch: list[_Incoming], verdicts: Sequence[Duplicate | Exception | None]
+    ) -> None:
         now = self.clock.now()
-        for i, (ticket, entry, source, since) in enumerate(batch):
-            verdict = verdicts if isinstance(verdicts, Exception) else verdicts[i]
+        for (ticket, entry, source, since), verdict in zip(batch, verdicts, strict=True):
             account = entry.record.account
             if self.tracer is not None:
                 self.tracer.accepted(entry.record.id, verdict)
@@ -230,8 +287,7 @@ class Accepting(News):
                 error = _refusal(verdict)
                 self.rejected[account, getattr(error, "reason", "journal")] += 1
                 ticket.settle(error)
-        self._leave(len(batch), sum(len(entry.payload) for _, entry, _, _ in batch))
-        self.wake()
+        self._leave(len(batch), _payload_bytes(batch))
 
     def _admit(self, entry: Entry) -> Job:
         record = entry.record
@@ -240,6 +296,10 @@ class Accepting(News):
         self.payloads.keep(job, self.settings.queue.bytes_max)
         self.machine.admit(job, self.clock.now())
         return job
+
+
+def _payload_bytes(batch: Sequence[_Incoming]) -> int:
+    return sum([len(entry.payload) for _, entry, _, _ in batch])
 
 
 def spaced(key_space: str, key: str) -> str:

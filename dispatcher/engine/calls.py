@@ -1,6 +1,7 @@
 """What callers can ask of the engine: enqueue, look, cancel, complete, redrive, pause."""
 
 import logging
+from collections.abc import Sequence
 from typing import Any
 
 import anyio
@@ -27,14 +28,17 @@ from dispatcher.errors import (
     NotAllowed,
     NotFound,
     NotPossible,
+    Rejected,
 )
 
 logger = logging.getLogger("dispatcher.engine")
 
 #: Invocations that are looked at in one go, before others get a turn.
 LOOK_AT_ONCE = 2000
+#: Invocations of a list that are described in one go.
+VIEW_AT_ONCE = 100
 #: Dead invocations that are redriven in one go.
-REDRIVE_AT_ONCE = 500
+REDRIVE_AT_ONCE = 200
 
 
 class Calls(Accepting):
@@ -78,7 +82,12 @@ class Calls(Accepting):
         if any(self.is_behind(record) for record in records):
             await self.durable()
             records, following = await self.journal.find(query, after=after, limit=limit)
-        return [self._view(record) for record in records], following
+        views = []
+        for looked_at, record in enumerate(records, start=1):
+            views.append(self._view(record))
+            if looked_at % VIEW_AT_ONCE == 0:
+                await anyio.lowlevel.checkpoint()
+        return views, following
 
     def _view(self, record: Record) -> View:
         """Return what is shown: the journal's row, and what memory knows better."""
@@ -166,8 +175,10 @@ class Calls(Accepting):
 
         Raises `NotFound`, and `NotPossible` in any other state.
         """
-        await self._redrive(await self.record_of(invocation_id))
-        await self.durable()
+        record = await self.record_of(invocation_id)
+        if (why_not := self._not_redriven(record)) is not None:
+            raise NotPossible(why_not)
+        await self._redrive([record])
 
     async def redrive_dead(self, query: Query) -> int:
         """
@@ -181,41 +192,62 @@ class Calls(Accepting):
         count, after = 0, None
         while True:
             records, after = await self.journal.find(query, after=after, limit=REDRIVE_AT_ONCE)
-            for record in records:
-                try:
-                    await self._redrive(record)
-                except NotPossible:
-                    continue  # somebody else was faster
-                count += 1
+            # What cannot be redriven any more has been by somebody else.
+            able = [record for record in records if self._not_redriven(record) is None]
+            await self._redrive(able)
+            count += len(able)
             if after is None:
-                await self.durable()
                 return count
+            await anyio.lowlevel.checkpoint()
 
-    async def _redrive(self, record: Record) -> None:
+    def _not_redriven(self, record: Record) -> str | None:
+        """Return why an invocation cannot be redriven; None: it can."""
         busy = record.id in self._redriving or record.id in self.machine.jobs
         if busy or record.state not in (State.DEAD, State.UNCERTAIN):
-            raise NotPossible(
-                f"only what is dead or uncertain can be redriven; it is {record.state}"
-            )
-        account = self.machine.accounts.get(record.account)
-        if account is None:
-            raise NotPossible(f"there is no account {record.account!r} any more")
-        self._reserve(0)
-        self._redriving.add(record.id)
+            return f"only what is dead or uncertain can be redriven; it is {record.state}"
+        if record.account not in self.machine.accounts:
+            return f"there is no account {record.account!r} any more"
+        return None
+
+    async def _redrive(self, records: Sequence[Record]) -> None:
+        """
+        Have *records* run again, kept by one commit.
+
+        Raises `Rejected` where there is no room for all, once as many wait as there is room for.
+        """
+        taken, refusal = self._with_room(records)
+        ids = {record.id for record in taken}
+        self._redriving |= ids
         wall_ms = self.clock.wall_ms()
-        attempt = record.attempt + 1
+        changes = [Returned(record.id, record.attempt + 1, wall_ms) for record in taken]
         try:
-            self.journal.record([Returned(record.id, attempt, wall_ms)], self.fail_if)
+            self.journal.record(changes, self.fail_if)
             await self.durable()
-            again = replace(record, attempt=attempt, due_ms=wall_ms, request_id=None)
-            job = job_of(again, None, account, self.next_seq(), self.clock)
-            self.machine.admit(job, self.clock.now())
-            if record.state is State.DEAD:
-                self.dead[record.account] -= 1
+            for record in taken:
+                self._admit_again(record, wall_ms)
         finally:
-            self._redriving.discard(record.id)
-            self._leave(1, 0)
+            self._redriving -= ids
+            self._leave(len(taken), 0)
         self.wake()
+        if refusal is not None:
+            raise refusal
+
+    def _with_room(self, records: Sequence[Record]) -> tuple[Sequence[Record], Rejected | None]:
+        """Take a place in the queue for each, as far as there are any; return who has one."""
+        for count, _ in enumerate(records):
+            try:
+                self._reserve(0)
+            except Rejected as error:
+                return records[:count], error
+        return records, None
+
+    def _admit_again(self, record: Record, wall_ms: int) -> None:
+        again = replace(record, attempt=record.attempt + 1, due_ms=wall_ms, request_id=None)
+        account = self.machine.accounts[record.account]
+        job = job_of(again, None, account, self.next_seq(), self.clock)
+        self.machine.admit(job, self.clock.now())
+        if record.state is State.DEAD:
+            self.dead[record.account] -= 1
 
     def pause(self, account: str, function: str | None = None) -> None:
         """Stop the sends of an account, or of one function. Raises `NotFound`."""

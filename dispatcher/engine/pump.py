@@ -50,6 +50,11 @@ logger = logging.getLogger("dispatcher.engine")
 #: Bytes of a result that are kept; the rest of a larger one is cut off, and the record says so.
 RESULT_BYTES_MAX = 1_048_576
 
+#: Effects of one account in one turn of the loop, which is to take a few milliseconds at most.
+DUE_AT_ONCE = 100
+#: Invocations that are taken up again in one turn, after a restart.
+RESTORE_AT_ONCE = 200
+
 Trackers = Mapping[str, Mapping[Source, Tracker]]
 
 
@@ -165,9 +170,12 @@ class Pump:
             self._stimulus.clear()
             self._check()
             now = self.clock.now()
-            self.carry_out(self.machine.due(now))
-            deadline = self.machine.next_deadline(now)
-            await self._sleep_until(deadline)
+            effects = self.machine.due(now, at_most=DUE_AT_ONCE)
+            self.carry_out(effects)
+            if len(effects) < DUE_AT_ONCE:
+                await self._sleep_until(self.machine.next_deadline(now))
+            else:  # there may be more, but others have their turn first
+                await anyio.lowlevel.checkpoint()
         self._check()
 
     async def _sleep_until(self, deadline: float | None) -> None:
@@ -200,8 +208,10 @@ class Pump:
         self.dead = await self.journal.dead()
         async for batch in self.journal.recover():
             now = self.clock.now()
-            for record, payload in batch:
+            for number, (record, payload) in enumerate(batch, start=1):
                 self._restore(record, payload, now)
+                if number % RESTORE_AT_ONCE == 0:
+                    await anyio.lowlevel.checkpoint()
             failpoints.reach("engine.recovering")
             await anyio.lowlevel.checkpoint()
 

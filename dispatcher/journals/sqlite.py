@@ -2,15 +2,17 @@
 
 import asyncio
 import logging
+import math
 import os
 import sqlite3
 import time
 import weakref
+from collections import deque
 from collections.abc import AsyncIterator, Callable, Collection, Sequence
 from contextlib import ExitStack
 from functools import partial
 from pathlib import Path
-from typing import TypeVar
+from typing import Any, TypeVar
 
 import anyio
 import anyio.to_thread
@@ -43,6 +45,9 @@ PENDING_BYTES_MAX = 256 * 1024 * 1024
 
 #: What a new invocation counts for besides its payload.
 _ENTRY_BYTES = 1024
+
+TELL_MAX_S = 0.002
+"""How long those who wait for commits are told of them in one turn of the loop."""
 
 CLOSE_MAX_S = 30.0
 """How long `aclose` waits for the disk."""
@@ -109,6 +114,7 @@ class SqliteJournal:
         self._point_reader = Reader(path, connect)
         self._list_reader = Reader(path, connect)
         self._pending_bytes = 0
+        self._untold: deque[tuple[Work, Any]] = deque()  #: committed; in that order
         self._failed: JournalError | None = None
         self._closing = False
         self._over = asyncio.Event()
@@ -147,9 +153,12 @@ class SqliteJournal:
         return None
 
     def _committed(self, told: Told, took_s: float) -> None:
-        self._tell(told)
         if self._on_commit is not None:
             self._on_commit(took_s)
+        idle = not self._untold
+        self._untold.extend(told)
+        if idle:
+            self._tell_some()
 
     def _buried(self, error: JournalError | None, works: Sequence[Work]) -> None:
         """Take the end of the writer, and tell all who still wait."""
@@ -157,11 +166,21 @@ class SqliteJournal:
         left = [*works, *self._writer.take_back()]
         self._over.set()
         _open_journals.discard(self)
-        self._tell([(work, error or _closed()) for work in left])
+        self._untold.extend([(work, error or _closed()) for work in left])
+        self._tell(math.inf)
 
-    def _tell(self, told: Told) -> None:
+    def _tell_some(self) -> None:
+        """Tell what has been committed, for as long as one turn of the loop may take."""
+        try:
+            self._tell(time.perf_counter() + TELL_MAX_S)
+        finally:
+            if self._untold:
+                self._loop.call_soon(self._tell_some)
+
+    def _tell(self, until_s: float) -> None:
         errors = []
-        for work, verdict in told:
+        while self._untold:
+            work, verdict = self._untold.popleft()
             if isinstance(work, Accept):
                 self._pending_bytes -= work.size_bytes
             try:
@@ -169,6 +188,8 @@ class SqliteJournal:
                     work.done(verdict)
             except Exception as error:  # noqa: BLE001 -- the others must be told all the same
                 errors.append(error)
+            if time.perf_counter() >= until_s:
+                break
         if errors:
             raise errors[0]
 

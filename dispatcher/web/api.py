@@ -1,5 +1,6 @@
 """The requests of the HTTP API: read, ask the engine, answer. Nothing is decided here."""
 
+import asyncio
 import re
 import time
 from collections.abc import Awaitable, Callable
@@ -29,6 +30,9 @@ Metrics = Callable[[str], Awaitable[tuple[bytes, str]]]
 """Renders the metrics: from an Accept header to a page and its content type."""
 
 KEY_HEADER: Final = "Idempotency-Key"
+
+DESCRIBE_AT_ONCE: Final = 100
+"""Invocations of a page that are described before others get their turn."""
 
 _invocation: Final = msgspec.json.Decoder(wire.NewInvocation)
 _completion: Final = msgspec.json.Decoder(wire.NewCompletion)
@@ -88,9 +92,12 @@ class Api:
         except Invalid as error:
             raise problems.invalid_parameter(str(error), (error.pointer or "")[1:]) from error
         now_s = time.time()
-        return _json(
-            wire.Page([wire.described(view, now_s, results=False) for view in views], cursor)
-        )
+        items = []
+        for number, view in enumerate(views, start=1):
+            items.append(wire.described(view, now_s, results=False))
+            if number % DESCRIBE_AT_ONCE == 0:
+                await asyncio.sleep(0)
+        return _json(wire.Page(items, cursor))
 
     async def cancel(self, request: Request) -> Response:
         """Cancel one that waits, or have the cloud stop it."""

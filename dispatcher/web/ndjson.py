@@ -1,6 +1,7 @@
 """Many invocations in one request: a line in, a line out, each accepted or refused for itself."""
 
 import asyncio
+import itertools
 from collections.abc import Iterator
 from typing import Final
 
@@ -19,8 +20,8 @@ LINES_MAX: Final = 100_000
 """Lines of a request. With it the answer is bounded as well: a refused line is 300 bytes."""
 COMMIT_LINES: Final = 10_000
 """Lines that one journal commit takes; longer requests need several."""
-TURN_LINES: Final = 200
-"""Lines that are read before others get their turn: about a millisecond."""
+TURN_LINES: Final = 100
+"""Lines that are read before others get their turn: two milliseconds at most."""
 TURN_BYTES: Final = 1024 * 1024
 
 Line = Acceptance | wire.RefusedLine
@@ -41,19 +42,27 @@ async def accept(engine: Engine, body: bytes, trace: dict[str, str] | None = Non
     if count > LINES_MAX:
         raise problems.refusal(413, f"{count} lines; at most {LINES_MAX} are taken at once")
     answer: list[Line] = []
-    batch: list[Invocation | Rejected] = []
-    turn = 0
-    for line in _lines(body):
-        batch.append(_read(line, trace))
-        turn += 1 + len(line) * TURN_LINES // TURN_BYTES
-        if turn >= TURN_LINES:
-            turn = 0
-            await asyncio.sleep(0)
-        if len(batch) == COMMIT_LINES:
-            answer += await _commit(engine, batch)
-            batch.clear()
-    answer += await _commit(engine, batch)
+    lines = _lines(body)
+    while handed_over := await _hand_over(engine, lines, trace):
+        answer += [await _outcome(each) for each in handed_over]
     return _encode_lines(answer)
+
+
+async def _hand_over(
+    engine: Engine, lines: Iterator[bytes], trace: dict[str, str] | None
+) -> list[Ticket | Rejected]:
+    """Hand over what one commit takes of *lines*; return a ticket for each, or why it has none."""
+    handed_over: list[Ticket | Rejected] = []
+    turn = 0
+    with engine.batch(source="http") as take:
+        for line in itertools.islice(lines, COMMIT_LINES):
+            read = _read(line, trace)
+            handed_over.append(read if isinstance(read, Rejected) else take(read))
+            turn += 1 + len(line) * TURN_LINES // TURN_BYTES
+            if turn >= TURN_LINES:
+                turn = 0
+                await asyncio.sleep(0)
+    return handed_over
 
 
 def _lines(body: bytes) -> Iterator[bytes]:
@@ -75,13 +84,6 @@ def _read(line: bytes, trace: dict[str, str] | None) -> Invocation | Rejected:
         return wire.invocation_of(decode(_decoder, line), trace=trace)
     except Rejected as error:
         return error
-
-
-async def _commit(engine: Engine, batch: list[Invocation | Rejected]) -> list[Line]:
-    """Hand over what could be read, wait for the journal, and say of each line how it went."""
-    invocations = [one for one in batch if isinstance(one, Invocation)]
-    tickets = iter(engine.enqueue_many(invocations, source="http") if invocations else ())
-    return [await _outcome(next(tickets) if isinstance(one, Invocation) else one) for one in batch]
 
 
 async def _outcome(ticket: Ticket | Rejected) -> Line:

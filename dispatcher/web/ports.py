@@ -1,6 +1,7 @@
 """What the HTTP face asks of the engine, and nothing else of it."""
 
-from collections.abc import Sequence
+from collections.abc import Callable
+from contextlib import AbstractContextManager
 from typing import Protocol
 
 from dispatcher.config import Settings
@@ -29,10 +30,14 @@ class Engine(Protocol):
         """Hand an invocation over, without waiting. Raises `Rejected`."""
         ...
 
-    def enqueue_many(
-        self, invocations: Sequence[Invocation], *, source: str
-    ) -> Sequence[Ticket | Rejected]:
-        """Hand many over in one commit, each accepted or refused for itself."""
+    def batch(
+        self, *, source: str
+    ) -> AbstractContextManager[Callable[[Invocation], Ticket | Rejected]]:
+        """
+        Give what takes invocations one by one, each accepted or refused for itself.
+
+        One commit keeps them when the body is over; if it fails, none is kept.
+        """
         ...
 
     async def get(self, invocation_id: str) -> View:

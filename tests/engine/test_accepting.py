@@ -1,6 +1,9 @@
+import itertools
 import time
+from contextlib import suppress
 
 import anyio
+import anyio.lowlevel
 import pytest
 
 from dispatcher.core.model import (
@@ -10,6 +13,7 @@ from dispatcher.core.model import (
     State,
 )
 from dispatcher.engine import Ticket
+from dispatcher.engine.accepting import JUDGE_AT_ONCE
 from dispatcher.errors import (
     DiskFull,
     Draining,
@@ -169,6 +173,87 @@ async def test_many_at_once_each_get_their_answer():
             assert isinstance(ticket, Ticket)
             await ticket.accepted()
         assert r.engine.statistics().rejected == {("other", "invalid"): 1}
+
+
+class Watched(MemoryJournal):
+    """A journal that notes how many came in each call."""
+
+    def __init__(self):
+        super().__init__(retention_s=86400)
+        self.calls: list[tuple[str, int]] = []
+
+    def accept(self, entries, done):
+        self.calls.append(("accept", len(entries)))
+        super().accept(entries, done)
+
+    def record(self, changes, done=None):
+        self.calls.append(("record", len(changes)))
+        super().record(changes, done)
+
+
+async def test_a_batch_over_many_turns_is_one_commit():
+    journal = Watched()
+    async with rig(journal=journal) as r:
+        r.engine.pause("main")
+        with r.engine.batch(source="http") as take:
+            first = take(Invocation(account="main", function="f"))
+            await anyio.sleep(1)
+            refused = take(Invocation(account="nobody", function="f"))
+            other = take(Invocation(account="main", function="f"))
+            assert journal.calls == []
+        assert journal.calls == [("accept", 2)]
+        assert isinstance(refused, Invalid)
+        for ticket in (first, other):
+            assert isinstance(ticket, Ticket)
+            assert not (await ticket.accepted()).duplicate
+        with r.engine.batch(source="http"):
+            pass
+        assert journal.calls == [("accept", 2)]
+
+
+async def test_of_a_batch_whose_caller_fails_nothing_is_kept_or_counted():
+    journal = Watched()
+    async with rig(settings(more="[queue]\njobs_max = 2"), journal=journal) as r:
+        r.engine.pause("main")
+        with suppress(TimeoutError), r.engine.batch(source="http") as take:
+            take(Invocation(account="main", function="f"))
+            raise TimeoutError
+        assert journal.calls == []
+        for _ in range(2):
+            await r.enqueue().accepted()
+
+
+async def test_much_that_was_kept_is_admitted_in_many_turns_in_its_order():
+    async with rig() as r:
+        r.engine.pause("main")
+        count = 3 * JUDGE_AT_ONCE + 7
+        with r.engine.batch(source="http") as take:
+            tickets = [take(Invocation(account="main", function="f")) for _ in range(count)]
+        late = r.enqueue()
+        seen = [len(r.engine.machine.jobs)]
+        while seen[-1] < count + 1:
+            await anyio.lowlevel.checkpoint()
+            seen.append(len(r.engine.machine.jobs))
+        assert max(after - before for before, after in itertools.pairwise(seen)) <= JUDGE_AT_ONCE
+        assert list(r.engine.machine.jobs) == [ticket.id for ticket in (*tickets, late)]
+        assert r.engine.statistics().accepted == {
+            ("main", "default", "http"): count,
+            ("main", "default", "in_process"): 1,
+        }
+
+
+async def test_what_was_kept_is_told_although_the_end_begins():
+    async with rig() as r:
+        r.engine.pause("main")
+        with r.engine.batch(source="http") as take:
+            tickets = [
+                take(Invocation(account="main", function="f")) for _ in range(5 * JUDGE_AT_ONCE)
+            ]
+        r.engine.stop()
+        await anyio.lowlevel.checkpoint()
+        for ticket in tickets:
+            assert isinstance(ticket, Ticket)
+            assert (await ticket.accepted()).state is State.WAITING
 
 
 async def test_a_payload_too_large_with_its_offer_is_refused_at_once():

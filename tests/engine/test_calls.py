@@ -1,5 +1,5 @@
 import json
-from typing import Any
+from typing import Any, ClassVar
 
 import anyio
 import pytest
@@ -14,6 +14,7 @@ from dispatcher.core.model import (
     NotSent,
     Query,
     Refused,
+    Returned,
     State,
     Verdict,
 )
@@ -22,7 +23,9 @@ from dispatcher.errors import (
     NotAllowed,
     NotFound,
     NotPossible,
+    QueueFull,
 )
+from dispatcher.journals.memory import MemoryJournal
 from tests.engine.rig import ScriptedTransport, hang, rig, settings
 
 REFUSED = Refused(Failure("refused", "no such function", "FunctionNotFound", 404))
@@ -94,6 +97,32 @@ async def test_redriving_the_dead():
                 (call.task_id, call.payload) for _, call in r.transport.calls
             ]
         assert r.engine.statistics().dead_jobs == {("main",): 0}
+
+
+async def test_many_dead_are_redriven_by_few_commits_as_far_as_there_is_room():
+    class Counting(MemoryJournal):
+        returned: ClassVar[list[int]] = []
+
+        def record(self, changes, done=None):
+            if changes and all(isinstance(change, Returned) for change in changes):
+                self.returned.append(len(changes))
+            super().record(changes, done)
+
+    journal = Counting(retention_s=86400)
+    config = settings(account="requests_max = 1000", more="[queue]\njobs_max = 300")
+    async with rig(config, journal=journal) as r:
+        r.transport.script = [REFUSED] * 300
+        tickets = [r.enqueue() for _ in range(300)]
+        for ticket in tickets:
+            await ticket.ended()
+        r.engine.pause("main")
+        for _ in range(50):
+            await r.enqueue().accepted()
+        with pytest.raises(QueueFull):
+            await r.engine.redrive_dead(Query(account="main"))
+        assert journal.returned == [200, 50]
+        assert len(r.engine.machine.jobs) == 300
+        assert r.engine.statistics().dead_jobs == {("main",): 50}
 
 
 async def test_dismissing_what_is_uncertain():

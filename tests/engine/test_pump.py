@@ -1,10 +1,14 @@
+import itertools
+
 import anyio
+import anyio.lowlevel
 import pytest
 
 from dispatcher.core.model import (
     GateKind,
     State,
 )
+from dispatcher.engine.pump import DUE_AT_ONCE
 from dispatcher.errors import Draining, JournalError
 from dispatcher.journals.memory import MemoryJournal
 from tests.engine.rig import ScriptedTransport, hang, rig, settings
@@ -165,3 +169,22 @@ async def test_new_settings_take_hold_at_once_and_a_lower_limit_drains():
         r.engine.reconfigure(settings())
         await anyio.sleep(0.001)
         assert r.engine.account("main").in_use == 4
+
+
+async def test_what_ends_at_one_moment_ends_in_many_turns_and_at_that_moment():
+    wide = settings(account="requests_max = 1000", function="instance_concurrency = 200")
+    async with rig(wide) as r:
+        count = 5 * DUE_AT_ONCE
+        tickets = [r.enqueue() for _ in range(count)]
+        for ticket in tickets:
+            await ticket.accepted()
+        await anyio.sleep(9.9)
+        assert sum(r.engine.statistics().in_flight.values()) == count
+        left = []
+        await anyio.sleep_until(10)
+        while r.engine.machine.jobs:
+            left.append(len(r.engine.machine.jobs))
+            await anyio.lowlevel.checkpoint()
+        assert anyio.current_time() == 10
+        assert max(before - after for before, after in itertools.pairwise(left)) <= DUE_AT_ONCE
+        assert {(await ticket.ended()).state for ticket in tickets} == {State.SUCCEEDED}

@@ -2,7 +2,7 @@ import asyncio
 
 import anyio
 
-from dispatcher.engine.tasks import Tasks
+from dispatcher.engine.tasks import BEGIN_AT_ONCE, Tasks
 
 
 async def test_all_have_ended_once_it_is_closed():
@@ -82,3 +82,39 @@ async def test_it_is_closed_although_its_owner_is_cancelled():
         finally:
             await tasks.aclose()
     assert left == ["work"]
+
+
+async def test_of_many_only_some_begin_in_one_turn_and_all_in_their_order():
+    turn = 0
+    begun: list[tuple[int, int]] = []
+
+    async def work(number: int) -> None:
+        begun.append((turn, number))
+
+    tasks = Tasks(lambda _: None)
+    for number in range(2 * BEGIN_AT_ONCE + 5):
+        tasks.start(work, number)
+    assert len(tasks) == 2 * BEGIN_AT_ONCE + 5
+    while len(tasks):
+        turn += 1
+        await asyncio.sleep(0)
+    assert [number for _, number in begun] == list(range(2 * BEGIN_AT_ONCE + 5))
+    turns = [at for at, _ in begun]
+    assert max(turns.count(at) for at in turns) == BEGIN_AT_ONCE
+    assert len({*turns}) == 3
+
+
+async def test_what_has_not_begun_never_does_once_it_is_closed():
+    begun: list[int] = []
+
+    async def work(number: int) -> None:
+        begun.append(number)
+        await anyio.sleep_forever()
+
+    tasks = Tasks(lambda _: None)
+    for number in range(BEGIN_AT_ONCE + 1):
+        tasks.start(work, number)
+    await tasks.aclose()
+    await anyio.sleep(1)
+    assert len(tasks) == 0
+    assert BEGIN_AT_ONCE not in begun

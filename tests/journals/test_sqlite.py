@@ -39,6 +39,35 @@ async def journal(path) -> AsyncIterator[SqliteJournal]:
     await opened.aclose()
 
 
+async def test_many_who_wait_are_told_in_their_order_and_not_all_in_one_turn(journal, monkeypatch):
+    monkeypatch.setattr(sqlite, "TELL_MAX_S", 0.0)
+    told: list[tuple[int, int]] = []
+    turn = 0
+    done = asyncio.Event()
+
+    def tell(number: int, _: object) -> None:
+        told.append((number, turn))
+        if number == 99:
+            done.set()
+
+    for number in range(100):
+        journal.record((), partial(tell, number))
+    while not done.is_set():
+        turn += 1
+        await anyio.lowlevel.checkpoint()
+    assert [number for number, _ in told] == list(range(100))
+    assert len({at for _, at in told}) == 100
+
+
+async def test_whoever_waits_is_told_before_it_is_closed(journal, monkeypatch):
+    monkeypatch.setattr(sqlite, "TELL_MAX_S", 0.0)
+    told: list[int] = []
+    for number in range(100):
+        journal.record((), lambda _, number=number: told.append(number))
+    await journal.aclose()
+    assert told == list(range(100))
+
+
 # -- From one process to the next -----------------------------------------------------------------
 
 

@@ -2,7 +2,8 @@
 
 import asyncio
 import re
-from collections.abc import Sequence
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 from msgspec.structs import replace
@@ -76,7 +77,7 @@ class FakeEngine:
         self.settings = settings()
         self.views: dict[str, View] = {}
         self.invocations: list[Invocation] = []
-        self.commits: list[int] = []  #: how many each call of enqueue_many was given
+        self.commits: list[int] = []  #: how many each batch had
         self.accepted: list[str] = []
         self.shown: list[tuple[str | None, bool]] = []
         self.completions: list[Completion] = []
@@ -123,11 +124,17 @@ class FakeEngine:
         )
         return FakeTicket(self, Acceptance(invocation_id, State.WAITING, duplicate=False))
 
-    def enqueue_many(
-        self, invocations: Sequence[Invocation], *, source: str
-    ) -> list[FakeTicket | Rejected]:
-        self.commits.append(len(invocations))
-        return [self._one_of_many(invocation, source) for invocation in invocations]
+    @contextmanager
+    def batch(self, *, source: str) -> Iterator[Callable[[Invocation], FakeTicket | Rejected]]:
+        taken: list[Invocation] = []
+
+        def take(invocation: Invocation) -> FakeTicket | Rejected:
+            taken.append(invocation)
+            return self._one_of_many(invocation, source)
+
+        yield take
+        if taken:
+            self.commits.append(len(taken))
 
     def _one_of_many(self, invocation: Invocation, source: str) -> FakeTicket | Rejected:
         try:
