@@ -6,12 +6,12 @@ of its own, for code without a loop.
 """
 
 import importlib.util
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import AsyncExitStack, ExitStack
 from functools import partial
 from pathlib import Path
 from types import TracebackType
-from typing import Self
+from typing import Any, Self
 
 import anyio.from_thread
 import anyio.to_thread
@@ -150,6 +150,15 @@ class Dispatcher:
         """Undo `pause`."""
         self.engine.resume(account, function)
 
+    def adjust(self, account: str, changes: Mapping[str, Any]) -> None:
+        """
+        Change weights, reservations and limits of an account, until the next `reconfigure`.
+
+        *changes* are a JSON merge patch of its section; all are taken or none. Raises `NotFound`,
+        and `Invalid` with the pointer of what a configuration may not say.
+        """
+        self.engine.adjust(account, changes)
+
     async def reconfigure(self, settings: Settings) -> None:
         """Take new limits, functions, tenants and retry rules. Raises `ConfigError`."""
         self.engine.reconfigure(await anyio.to_thread.run_sync(check, settings))
@@ -252,6 +261,10 @@ class ThreadedDispatcher:
     def resume(self, account: str, function: str | None = None) -> None:
         """Undo `pause`."""
         self._loop.call(self._dispatcher.resume, account, function)
+
+    def adjust(self, account: str, changes: Mapping[str, Any]) -> None:
+        """Change rules of an account, until the next `reconfigure`. Raises `NotFound`, `Invalid`."""
+        self._loop.call(self._dispatcher.adjust, account, changes)
 
     def reconfigure(self, settings: Settings) -> None:
         """Take new limits, functions, tenants and retry rules. Raises `ConfigError`."""

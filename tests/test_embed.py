@@ -88,6 +88,8 @@ async def test_what_is_left_at_the_end_is_there_at_the_next_start(tmp_path):
     async with Emulator(parse_cloud(CLOUD)) as cloud:
         path = config(tmp_path, cloud.url, journal="sqlite:journal.db")
         async with Dispatcher.from_file(path) as d:
+            d.adjust("cn-prod", {"tenants": {"research": {"weight": 3}}})
+            assert d.accounts()[0].tenants["research"].weight == 3.0
             d.pause("cn-prod")
             ticket = d.enqueue(Invocation(account="cn-prod", function="f", payload=b"1"))
             await ticket.accepted()

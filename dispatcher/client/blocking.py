@@ -1,6 +1,6 @@
 """The client for code without an event loop: each call blocks the thread that makes it."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack
 from functools import partial
 from types import TracebackType
@@ -115,3 +115,7 @@ class BlockingClient:
     def resume(self, account: str, function: str | None = None) -> None:
         """Undo `pause`. Raises `NotFound`."""
         self._loop.call(self._client.resume, account, function)
+
+    def adjust(self, account: str, changes: Mapping[str, Any]) -> AccountView:
+        """Change rules of an account until the next reload. Raises `NotFound`, `Invalid`."""
+        return self._loop.call(partial(self._client.adjust, account, changes))

@@ -2,11 +2,11 @@
 
 import logging
 import random
-from collections.abc import AsyncIterator, Generator, Iterator, Sequence
+from collections.abc import AsyncIterator, Generator, Iterator, Mapping, Sequence
 from contextlib import AsyncExitStack
 from functools import partial
 from types import TracebackType
-from typing import Final, Self
+from typing import Any, Final, Self
 from urllib.parse import quote, urlencode
 
 import anyio
@@ -337,6 +337,19 @@ class Client:
         """Undo `pause`. Raises `NotFound`."""
         path = f"{_account_path(account, function)}/resume"
         await self._connection.ask("POST", path, nothing, repeatable=True)
+
+    async def adjust(self, account: str, changes: Mapping[str, Any]) -> AccountView:
+        """
+        Change weights, reservations and limits of an account, until the next reload or restart.
+
+        *changes* are a JSON merge patch of its section in the configuration; all are taken or
+        none. Returns the account as it stands then. Raises `NotFound`, and `Invalid` with the
+        pointer of what a configuration may not say.
+        """
+        body = msgspec.json.encode(changes)
+        return await self._connection.ask(
+            "PATCH", _account_path(account), wire.read_account, body, repeatable=True
+        )
 
 
 def _path(invocation_id: str) -> str:

@@ -6,6 +6,7 @@ judge who may read them; `secret` and `tokens` read one when it is needed.
 """
 
 from dispatcher.config.addresses import address, is_loopback, web_url
+from dispatcher.config.adjusting import adjusted, differences, pointer
 from dispatcher.config.advice import warnings
 from dispatcher.config.changes import changed, needs_restart
 from dispatcher.config.loading import check, load, parse
@@ -49,12 +50,15 @@ __all__ = [
     "StaticCredentials",
     "TracingSettings",
     "address",
+    "adjusted",
     "changed",
     "check",
+    "differences",
     "is_loopback",
     "load",
     "needs_restart",
     "parse",
+    "pointer",
     "secret",
     "shown",
     "tokens",

@@ -41,7 +41,7 @@ def parse(text: str, *, base: Path) -> Settings:
     except (RecursionError, ValueError) as error:
         # Nested beyond reason, or a number of thousands of digits.
         raise ConfigError([("", f"not a configuration: {error}")]) from error
-    return _judged(raw, base.absolute())
+    return judged(raw, base.absolute())
 
 
 def check(settings: Settings) -> Settings:
@@ -54,10 +54,11 @@ def check(settings: Settings) -> Settings:
         raw = msgspec.to_builtins(settings)
     except (TypeError, ValueError, RecursionError) as error:
         raise ConfigError([("", f"not settings: {error}")]) from error
-    return _judged(raw, Path.cwd())
+    return judged(raw, Path.cwd())
 
 
-def _judged(raw: dict[str, Any], base: Path) -> Settings:
+def judged(raw: dict[str, Any], base: Path) -> Settings:
+    """Return what the tables *raw* say. Raises `ConfigError` with every problem found."""
     faults = list(shape.faults(raw, Settings))
     sound = _without(raw, faults) if faults else raw
     settings = _resolved(msgspec.convert(_with_function_defaults(sound), Settings), base)

@@ -104,6 +104,8 @@ class AccountView(Struct, frozen=True, kw_only=True):
     """An estimate of the instances that others use of the quota, from when it was last met."""
     blocked_by: GateKind | UnsetType = UNSET
     """The gate that holds due work up, if any does."""
+    adjusted: tuple[str, ...] | UnsetType = UNSET
+    """Pointers of what differs from the configuration, until the next reload or restart."""
 
 
 class HistogramView(Struct, frozen=True):

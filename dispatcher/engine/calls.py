@@ -1,13 +1,14 @@
 """What callers can ask of the engine: enqueue, look, cancel, complete, redrive, pause."""
 
 import logging
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import anyio
 import anyio.lowlevel
 from msgspec.structs import replace
 
+from dispatcher.config import adjusted, differences, pointer
 from dispatcher.core.callback import attempt_of
 from dispatcher.core.gates import rules_for
 from dispatcher.core.model import (
@@ -25,6 +26,8 @@ from dispatcher.core.views import View
 from dispatcher.engine.accepting import Accepting, spaced
 from dispatcher.engine.times import job_of
 from dispatcher.errors import (
+    ConfigError,
+    Invalid,
     NotAllowed,
     NotFound,
     NotPossible,
@@ -268,6 +271,24 @@ class Calls(Accepting):
         what = account if function is None else f"{account}/{function}"
         logger.warning("%s: %s", "paused" if paused else "resumed", what)
         self.wake()
+
+    def adjust(self, account: str, changes: Mapping[str, Any]) -> None:
+        """
+        Change weights, reservations and limits of an account, until the next reload or restart.
+
+        *changes* are a JSON merge patch of its section in the configuration: all of them are
+        taken at once, or none. Raises `NotFound`, and `Invalid` for what a configuration may
+        not say.
+        """
+        if account not in self.settings.accounts:
+            raise NotFound(f"there is no account {account!r}")
+        try:
+            settings = adjusted(self.settings, account, changes)
+        except ConfigError as error:
+            raise Invalid(str(error), pointer=pointer(error.problems[0][0])) from error
+        changed = differences(self.settings, settings, account)
+        self._follow(settings)
+        logger.warning("adjusted: account %s: %s", account, ", ".join(changed) or "nothing")
 
     def not_ready(self) -> str | None:
         """Return why no work should come now; None: it may."""

@@ -81,7 +81,8 @@ class Pump:
         *tell* takes the notices for the `callback_url`s of invocations.
         """
         assert set(transports) == set(settings.accounts)
-        self.settings = settings
+        self.settings = settings  #: in force
+        self.configured = settings  #: as they were last given, without what was adjusted since
         self.clock = clock or Clock()
         self.journal = journal
         self.machine = Machine(settings.rules(), uniform)
@@ -398,6 +399,18 @@ class Pump:
         keys = needs_restart(self.settings, settings)
         if keys:
             raise ConfigError([(key, "changes only with a restart") for key in keys])
+        adjusted = self.adjusted_accounts()
+        self.configured = settings
+        self._follow(settings)
+        if adjusted:
+            logger.warning("adjustments_dropped: in force is the configuration: %s", adjusted)
+
+    def adjusted_accounts(self) -> list[str]:
+        """Return the accounts whose rules in force are not those that were configured."""
+        now, then = self.settings.accounts, self.configured.accounts
+        return [name for name in now if now[name] != then[name]]
+
+    def _follow(self, settings: Settings) -> None:
         self.settings = settings
         for name, account in settings.accounts.items():
             self.transports[name].reconfigure(account)

@@ -4,8 +4,9 @@ from collections import Counter
 from collections.abc import Mapping
 
 import anyio
-from msgspec import UNSET
+from msgspec import UNSET, UnsetType
 
+from dispatcher.config import differences
 from dispatcher.core.account import Account
 from dispatcher.core.model import Source, State
 from dispatcher.core.statistics import COMMIT_BOUNDS_S, Histogram
@@ -79,7 +80,15 @@ class Engine(Direct):
             adaptive_limit=UNSET if adaptive is None else adaptive.limit,
             foreign=account.gate.foreign,
             blocked_by=account.blocked_by or UNSET,
+            adjusted=self._adjusted(name),
         )
+
+    def _adjusted(self, name: str) -> tuple[str, ...] | UnsetType:
+        now, then = self.settings, self.configured
+        # Mostly the same object, and then nothing has to be looked at.
+        if now.accounts[name] is then.accounts[name]:
+            return UNSET
+        return differences(then, now, name) or UNSET
 
     def statistics(self) -> Statistics:
         """Return every number of the metrics."""

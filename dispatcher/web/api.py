@@ -3,8 +3,8 @@
 import asyncio
 import re
 import time
-from collections.abc import Awaitable, Callable
-from typing import Final, TypeVar
+from collections.abc import Awaitable, Callable, Mapping
+from typing import Any, Final, TypeVar
 
 import msgspec
 from aiohttp import hdrs
@@ -30,12 +30,14 @@ Metrics = Callable[[str], Awaitable[tuple[bytes, str]]]
 """Renders the metrics: from an Accept header to a page and its content type."""
 
 KEY_HEADER: Final = "Idempotency-Key"
+MERGE_PATCH: Final = "application/merge-patch+json"
 
 DESCRIBE_AT_ONCE: Final = 100
 """Invocations of a page that are described before others get their turn."""
 
 _invocation: Final = msgspec.json.Decoder(wire.NewInvocation)
 _completion: Final = msgspec.json.Decoder(wire.NewCompletion)
+_changes: Final = msgspec.json.Decoder(Mapping[str, Any])
 _encode: Final = msgspec.json.Encoder().encode
 _ID: Final = re.compile(r"[A-Za-z_][A-Za-z0-9_-]{0,127}")
 _FUNCTION: Final = re.compile(r"[A-Za-z0-9_$.-]{1,128}")
@@ -138,6 +140,14 @@ class Api:
     async def account(self, request: Request) -> Response:
         """Show one account."""
         return _json(self._engine.account(request.parameters["account"]))
+
+    async def adjust(self, request: Request) -> Response:
+        """Change weights, reservations and limits of an account."""
+        bodies.content_type(request, (JSON, MERGE_PATCH))
+        body = await bodies.read(request, bodies.BODY_MAX_BYTES)
+        account = request.parameters["account"]
+        self._engine.adjust(account, bodies.decode(_changes, body))
+        return _json(self._engine.account(account))
 
     async def pause(self, request: Request) -> Response:
         """Stop sending what belongs to an account or to a function."""
@@ -288,6 +298,16 @@ class Api:
                 summary="Show an account.",
                 replies=(Reply(status=200, means="As it stands.", body=AccountView),),
                 problems=(404,),
+            ),
+            Route(
+                method="PATCH",
+                path="/v1/accounts/{account}",
+                handler=self.adjust,
+                name="adjustAccount",
+                summary="Change an account's rules, until the next reload or restart.",
+                bodies={JSON: wire.AccountPatch, MERGE_PATCH: wire.AccountPatch},
+                replies=(Reply(status=200, means="As it stands now.", body=AccountView),),
+                problems=(404, *_WRONG_BODY),
             ),
             pause,
             resume,

@@ -1,8 +1,8 @@
 """What the HTTP face asks of the engine, and nothing else of it."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from contextlib import AbstractContextManager
-from typing import Protocol
+from typing import Any, Protocol
 
 from dispatcher.config import Settings
 from dispatcher.core.model import Completion, Invocation, Query, State
@@ -86,6 +86,10 @@ class Engine(Protocol):
 
     def resume(self, account: str, function: str | None = None) -> None:
         """Send again. Raises `NotFound`."""
+        ...
+
+    def adjust(self, account: str, changes: Mapping[str, Any]) -> None:
+        """Change an account's rules by a merge patch until a reload. Raises `NotFound`, `Invalid`."""
         ...
 
     def not_ready(self) -> str | None:

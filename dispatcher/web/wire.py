@@ -5,20 +5,24 @@ The OpenAPI document is made of the same structs, so their descriptions speak to
 """
 
 from datetime import UTC, datetime
-from typing import Annotated, Final
+from typing import Annotated, Any, Final
 
-from msgspec import UNSET, Meta, Raw, Struct, UnsetType
+from msgspec import UNSET, Meta, Raw, Struct, UnsetType, defstruct
 from msgspec.json import format as reformat
+from msgspec.structs import FieldInfo, fields
 
 from dispatcher.core.intake import SECONDS_MAX
 from dispatcher.core.model import (
+    AccountRules,
     CallType,
     Completion,
     Failure,
+    FunctionRules,
     GateKind,
     Invocation,
     Query,
     State,
+    TenantRules,
     Verdict,
 )
 from dispatcher.core.views import AccountView, View, WaitingFor
@@ -389,3 +393,33 @@ def moment(ms: int) -> str:
 
 def _moment_or_none(ms: int | None) -> str | None:
     return None if ms is None else moment(ms)
+
+
+# -- Rules of an account, of which any part may be said: only to be described --------------------
+
+
+def _unsaid(kind: Any, field: FieldInfo) -> Any:
+    return kind | UnsetType if field.required else kind | None | UnsetType
+
+
+def _part_of(kind: type[Struct], name: str, **others: Any) -> Any:
+    return defstruct(
+        name,
+        [
+            (each.name, _unsaid(others.get(each.name, each.type), each), UNSET)
+            for each in fields(kind)
+        ],
+        namespace={"__doc__": f"Any part of the rules; null is the default. {kind.__doc__}"},
+        forbid_unknown_fields=True,
+        kw_only=True,
+    )
+
+
+_FunctionPatch: Any = _part_of(FunctionRules, "FunctionPatch")
+_TenantPatch: Any = _part_of(TenantRules, "TenantPatch")
+AccountPatch: Any = _part_of(
+    AccountRules,
+    "AccountPatch",
+    functions=dict[str, _FunctionPatch | None],
+    tenants=dict[str, _TenantPatch | None],
+)

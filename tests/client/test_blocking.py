@@ -71,6 +71,7 @@ def test_every_call_blocks_until_its_answer(sidecar):
         assert [view.record.id for view in client.find()] == ["i1", "i000001", "i000000"]
         assert client.accounts() == engine.accounts()
         assert client.account("cn") == engine.account("cn")
+        assert client.adjust("cn", {"quota": 200}).quota == 200
         client.pause("cn")
         client.resume("cn", "resize")
         assert engine.switches == [("pause", "cn", None), ("resume", "cn", "resize")]

@@ -346,6 +346,17 @@ async def test_accounts(client, engine):
         await client.account("nobody")
 
 
+async def test_rules_of_an_account_are_changed(client, engine):
+    view = await client.adjust("cn", {"quota": 200, "tenants": {"research": {"limit": 7}}})
+    assert view == engine.account("cn")
+    assert engine.settings.accounts["cn"].tenants["research"].limit == 7
+    with pytest.raises(errors.Invalid) as error:
+        await client.adjust("cn", {"quota": 0})
+    assert error.value.pointer == "/quota"
+    with pytest.raises(errors.NotFound):
+        await client.adjust("nobody", {})
+
+
 async def test_pause_and_resume(client, engine):
     await client.pause("cn")
     await client.resume("cn", "service$resize")

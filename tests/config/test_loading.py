@@ -22,7 +22,7 @@ from dispatcher.config import (
     parse,
     warnings,
 )
-from dispatcher.config.loading import _judged
+from dispatcher.config.loading import judged
 from dispatcher.core.model import CallType, FunctionRules, Provider, Source
 from dispatcher.errors import ConfigError
 
@@ -449,14 +449,14 @@ outcomes: Counter[str] = Counter()
 @settings(max_examples=400)
 def test_any_tree_gives_settings_or_a_configuration_error(raw: dict[str, object]):
     try:
-        judged = _judged(raw, BASE)
+        found = judged(raw, BASE)
     except ConfigError as error:
         assert all("\n" not in path + message for path, message in error.problems)
         outcomes["refused"] += 1
     else:
-        assert check(judged) == judged
-        warnings(judged)
-        outcomes["accepted, with accounts" if judged.rules().accounts else "accepted"] += 1
+        assert check(found) == found
+        warnings(found)
+        outcomes["accepted, with accounts" if found.rules().accounts else "accepted"] += 1
 
 
 def test_the_fuzz_reaches_both_ends():
@@ -476,5 +476,5 @@ def test_any_text_gives_settings_or_a_configuration_error(text: str):
 
 def test_a_configuration_survives_the_way_through_toml():
     text = f"[accounts.a]\n{FC}"
-    assert parse(text, base=BASE) == _judged(tomllib.loads(text), BASE)
+    assert parse(text, base=BASE) == judged(tomllib.loads(text), BASE)
     assert msgspec.json.encode(parse(text, base=BASE))

@@ -89,6 +89,7 @@ RUN = {
     "Tell an end": (running, 25, 0, [204]),
     "Redrive": (dead, 25, 2, [202, 202]),
     "Accounts": (running, 25, 0, [200, 204, 204, 204, 204]),
+    "Change an account": (running, 25, 0, [200, 422]),
     "Operation": (nothing, 25, 0, [200, 200, 200, 200]),
     "Errors": (nothing, 25, 0, [422]),
 }

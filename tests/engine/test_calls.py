@@ -3,6 +3,7 @@ from typing import Any, ClassVar
 
 import anyio
 import pytest
+from msgspec import UNSET
 from msgspec.structs import replace
 
 from dispatcher.config import CallbackSettings
@@ -158,6 +159,46 @@ async def test_pausing_an_account_or_a_function():
         assert stopped.state is State.RUNNING
         with pytest.raises(NotFound):
             r.engine.pause("nobody")
+
+
+async def test_rules_are_adjusted_at_once_and_a_lower_limit_drains(caplog):
+    async with rig(settings(account="headroom = 1")) as r:
+        for _ in range(12):
+            r.enqueue()
+        await anyio.sleep(1)
+        before = r.engine.account("main")
+        assert (before.in_use, before.limit, before.adjusted) == (3, 3, UNSET)
+        r.engine.adjust("main", {"headroom": 2, "tenants": {"a": {"weight": 2}}})
+        view = r.engine.account("main")
+        assert (view.in_use, view.limit, view.tenants["a"].weight) == (3, 2, 2.0)
+        assert view.adjusted == ("/headroom", "/tenants/a")
+        await anyio.sleep(10)
+        assert r.engine.account("main").in_use == 2
+        r.engine.adjust("main", {"quota": 9, "headroom": 1})
+        await anyio.sleep(0.001)
+        assert r.engine.account("main").in_use == 8
+        r.engine.reconfigure(settings(account="headroom = 1"))
+        assert r.engine.account("main").adjusted is UNSET
+        assert r.engine.account("main").limit == 3
+        assert [record.message.partition(":")[0] for record in caplog.records] == [
+            "adjusted",
+            "adjusted",
+            "adjustments_dropped",
+        ]
+
+
+async def test_what_a_configuration_may_not_say_adjusts_nothing():
+    async with rig() as r:
+        for changes, pointer in (
+            ({"quota": 9, "tenants": {"a": {"reserved": 10}}}, "/tenants"),
+            ({"quota": 9, "provider": "aliyun-fc"}, "/provider"),
+        ):
+            with pytest.raises(Invalid) as error:
+                r.engine.adjust("main", changes)
+            assert error.value.pointer == pointer
+        with pytest.raises(NotFound):
+            r.engine.adjust("nobody", {})
+        assert r.engine.account("main").quota == 4
 
 
 async def test_a_backoff_is_named_as_such():

@@ -2,13 +2,14 @@
 
 import asyncio
 import re
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 from msgspec.structs import replace
 
-from dispatcher.config import Settings, parse
+from dispatcher.config import ConfigError, Settings, adjusted, parse, pointer
 from dispatcher.core.intake import Place, examine
 from dispatcher.core.lifecycle import ENDED
 from dispatcher.core.model import (
@@ -233,6 +234,13 @@ class FakeEngine:
     def resume(self, account: str, function: str | None = None) -> None:
         self.account(account)
         self.switches.append(("resume", account, function))
+
+    def adjust(self, account: str, changes: Mapping[str, Any]) -> None:
+        self.account(account)
+        try:
+            self.settings = adjusted(self.settings, account, changes)
+        except ConfigError as error:
+            raise Invalid(str(error), pointer=pointer(error.problems[0][0])) from error
 
     def not_ready(self) -> str | None:
         return self.why_not_ready

@@ -685,6 +685,36 @@ async def test_accounts_and_functions_are_paused_and_resumed(face, engine):
     assert len(engine.switches) == 4
 
 
+@pytest.mark.parametrize("media", ["application/json", "application/merge-patch+json"])
+async def test_rules_of_an_account_are_changed(face, engine, media):
+    path, headers = "/v1/accounts/cn", {"Content-Type": media}
+    changes = b'{"quota": 200, "tenants": {"research": {"weight": 3}, "web": {"reserved": 5}}}'
+    async with face.patch(path, data=changes, headers=headers) as response:
+        assert response.status == 200
+        assert (await response.json())["quota"] == 200
+    assert engine.settings.accounts["cn"].tenants["research"].weight == 3
+    assert engine.settings.accounts["cn"].tenants["web"].reserved == 5
+    before = engine.settings
+    for wrong, pointer in {
+        b'{"tenants": {"web": {"reserved": 201}}}': "/tenants",
+        b'{"quota": 100, "functions": {"resize": {"instances_max": 0}}}': (
+            "/functions/resize/instances_max"
+        ),
+        b'{"unknown": 1}': "/unknown",
+        b'{"region": "cn-beijing"}': "/region",
+    }.items():
+        async with face.patch(path, data=wrong, headers=headers) as response:
+            assert (await refused(response, 422))["pointer"] == pointer
+    for wrong, status in {b"[]": 422, b"{": 400}.items():
+        async with face.patch(path, data=wrong, headers=headers) as response:
+            await refused(response, status)
+    async with face.patch("/v1/accounts/nobody", data=b"{}", headers=headers) as response:
+        await refused(response, 404)
+    async with face.patch(path, data=b"{}", headers={"Content-Type": "text/plain"}) as response:
+        await refused(response, 415)
+    assert engine.settings is before
+
+
 # -- Operation ------------------------------------------------------------------------------------
 
 
