@@ -34,8 +34,13 @@ def canonical_request(method: str, path: str, query: str, headers: Headers, dige
     *path* is `sigv4_path` of the path on the wire, or for ACS3 that path itself. *query* is a
     `canonical_query`. *digest* is the SHA-256 of the body in hexadecimal digits.
     """
-    block = "".join([f"{name}:{value}\n" for name, value in headers])
-    return f"{method}\n{path}\n{query}\n{block}\n{signed_names(headers)}\n{digest}"
+    lines = "".join([f"{name}:{value}\n" for name, value in headers])
+    return canonical_text(method, path, query, lines, signed_names(headers), digest)
+
+
+def canonical_text(method: str, path: str, query: str, lines: str, names: str, digest: str) -> str:
+    """Return the same, of the *lines* of all headers that are signed, and of their *names*."""
+    return f"{method}\n{path}\n{query}\n{lines}\n{names}\n{digest}"
 
 
 def signed_names(headers: Headers) -> str:

@@ -93,13 +93,13 @@ class Clients:
         """Judge a request by its head. Raises `Unproved`."""
         whole = head(request.method, request.target, request.headers)
         claimed = claim(whole, schemes, self._clock())
-        if claimed.access_key_id not in self._by_key:
+        if claimed.signer.access_key_id not in self._by_key:
             raise Unproved(Fault.UNKNOWN_KEY, "the access key id is not one of [clients]")
         return whole, claimed
 
     def prove(self, request: Head, claimed: Claim, body: bytes) -> Client:
         """Return who sent the request, now that it is there. Raises `Unproved`. In any thread."""
-        entry = self._by_key.get(claimed.access_key_id)
+        entry = self._by_key.get(claimed.signer.access_key_id)
         if entry is None:  # taken away while the body was on its way
             raise Unproved(Fault.UNKNOWN_KEY, "the access key id is not one of [clients]")
         client, secret_text = entry

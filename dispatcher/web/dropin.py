@@ -176,10 +176,10 @@ class DropIn:
 
     # -- What is asked of the engine
 
-    async def enqueue(self, invocation: Invocation, key_space: str = "") -> Acceptance:
-        """Return once an invocation is on disk. Raises `Rejected`, `JournalError`."""
+    def enqueue(self, invocation: Invocation, key_space: str = "") -> Awaitable[Acceptance]:
+        """Return what is over once an invocation is on disk. Raises `Rejected`, `JournalError`."""
         ticket = self._engine.enqueue(invocation, source=self._source, key_space=key_space)
-        return await ticket.accepted()
+        return ticket.accepted()
 
     async def call(
         self, request: Request, client: Client, invocation: Invocation

@@ -23,7 +23,6 @@ from dispatcher.config import AccountSettings
 from dispatcher.core.canonical import SIGV4
 from dispatcher.core.intake import FunctionName, function_name
 from dispatcher.core.model import CallType, GateKind, Invocation, Provider, Replied
-from dispatcher.core.views import Acceptance
 from dispatcher.web import bodies
 from dispatcher.web.clients import Clients
 from dispatcher.web.connection import Request
@@ -152,7 +151,7 @@ class IngressLambda:
                 f"1 validation error detected: Value {text[:200]!r} at 'functionName' failed to "
                 "satisfy constraint",
             )
-        region = name.region or (None if visit.claim is None else visit.claim.region)
+        region = name.region or (None if visit.claim is None else visit.claim.signer.region)
         account, rules = self._desk.account(visit.client, name.account_id, region)
         if name.account_id not in (None, rules.account_id) or name.region not in (
             None,
@@ -185,32 +184,23 @@ class IngressLambda:
         trace = trace_of_lambda(request)
         sdk_id = request.headers.get("amz-sdk-invocation-id", "")
         claim = visit.claim
-        if not sdk_id or (claim is not None and "amz-sdk-invocation-id" not in claim.names):
+        if not sdk_id or (claim is not None and "amz-sdk-invocation-id" not in claim.signer.names):
             self._desk.once(request, visit)
-        if sdk_id:
-            key = _key(sdk_id, visit, target, options)
-            acceptance = await self._accept_once(visit, target, options | trace, key)
-        else:
-            acceptance = await self._desk.enqueue(
-                _invocation(visit, target, CallType.ASYNC, options | trace)
-            )
-        # No content type: there is no content.
-        return Response(status=202, headers={"x-amzn-RequestId": acceptance.id})
-
-    async def _accept_once(
-        self, visit: Visit, target: Target, options: dict[str, str], key: str
-    ) -> Acceptance:
-        """Accept what an SDK may have sent already, and give the first one's id if it has."""
+        key = _key(sdk_id, visit, target, options) if sdk_id else None
         while True:
-            invocation = _invocation(visit, target, CallType.ASYNC, options, key)
+            invocation = _invocation(visit, target, CallType.ASYNC, options | trace, key)
             acceptance = await self._desk.enqueue(invocation, KEY_SPACE)
-            if not acceptance.duplicate:
-                return acceptance
-            record = (await self._engine.get(acceptance.id)).record
-            if time.time() - record.accepted_ms / 1000 < SDK_RETRIES_MAX_S:
-                return acceptance
-            # Too late for a retry: another call, and the next in a row of such.
+            if not acceptance.duplicate or await self._is_retry(acceptance.id):
+                break
+            # Another call, and the next in a row of such.
             key = _digest(f"{key} {acceptance.id}", b"")
+        # No content type: there is no content.
+        return Response(202, headers={"x-amzn-RequestId": acceptance.id})
+
+    async def _is_retry(self, first_id: str) -> bool:
+        """Tell whether what was accepted before is so new that this may be an SDK's retry of it."""
+        record = (await self._engine.get(first_id)).record
+        return time.time() - record.accepted_ms / 1000 < SDK_RETRIES_MAX_S
 
 
 VERSIONS: Final = ("2014-11-13", "2015-03-31", "2016-08-19", "2021-11-15")
@@ -250,7 +240,7 @@ def _key(sdk_id: str, visit: Visit, target: Target, options: dict[str, str]) -> 
     """Return what repeats of one call have in common, and no other call."""
     words = (
         sdk_id,
-        "" if visit.claim is None else visit.claim.access_key_id,
+        "" if visit.claim is None else visit.claim.signer.access_key_id,
         target.function,
         target.qualifier or "",
         visit.client.tenant,

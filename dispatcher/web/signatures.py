@@ -11,12 +11,13 @@ import calendar
 import hashlib
 import hmac
 import re
-from collections.abc import Collection
+from collections.abc import Callable, Mapping
 from datetime import UTC
 from email.utils import parsedate_to_datetime
 from enum import StrEnum
 from functools import lru_cache
-from typing import Final, NamedTuple
+from operator import itemgetter
+from typing import Final
 from urllib.parse import quote, unquote
 
 from msgspec import Struct
@@ -75,7 +76,7 @@ class Head(Struct, frozen=True):
     path: str
     """With its escapes."""
     query: str
-    headers: dict[str, str]
+    headers: Mapping[str, str]
     """By names in lower case; of those that came more than once, the first."""
     repeated: frozenset[str] = frozenset()
     """Names of headers that came more than once."""
@@ -83,15 +84,26 @@ class Head(Struct, frozen=True):
     """Of all headers, in the order in which they came."""
 
 
+class Signer(Struct, frozen=True):
+    """What the requests of one client have in common, for a day and longer."""
+
+    access_key_id: str
+    names: tuple[str, ...] = ()
+    """The headers that are signed; `FC` signs all that begin with `x-fc-`."""
+    region: str = ""
+    day: str = ""
+    values: Callable[[Mapping[str, str]], tuple[str, ...]] = tuple
+    """Takes the values of those headers from all. Raises `KeyError`."""
+    lines: str = ""
+    """What such headers are signed as, with a place for each value."""
+
+
 class Claim(Struct, frozen=True):
     """What a request says of its signer; nothing of it is proved."""
 
     scheme: str
-    access_key_id: str
+    signer: Signer
     signature: str
-    names: Collection[str] = ()
-    """The headers that are signed; `FC` signs all that begin with `x-fc-`."""
-    region: str = ""
     moment: str = ""
     """Its time, as it was signed."""
     signed_at_s: float = 0.0
@@ -103,14 +115,16 @@ def head(method: str, target: str, headers: CIMultiDictProxy[str]) -> Head:
     if not target.startswith("/"):
         target = "/" + target.partition("://")[2].partition("/")[2]
     path, _, query = target.partition("?")
+    if "#" in query:
+        query = query.partition("#")[0]
     names = _lower(tuple(headers.keys()))
     by_name = dict(zip(names, headers.values(), strict=False))
-    repeated: frozenset[str] = frozenset()
-    if len(by_name) < len(headers):
-        given = [(name.lower(), value) for name, value in headers.items()]
-        by_name = dict(reversed(given))
-        repeated = frozenset(name for name in by_name if len(headers.getall(name)) > 1)
-    return Head(method, path, query.partition("#")[0], by_name, repeated, names)
+    if len(by_name) == len(headers):
+        return Head(method, path, query, by_name, names=names)
+    given = [(name.lower(), value) for name, value in headers.items()]
+    by_name = dict(reversed(given))
+    repeated = frozenset(name for name in by_name if len(headers.getall(name)) > 1)
+    return Head(method, path, query, by_name, repeated, names)
 
 
 # What a client sends has the same names each time. An entry may be as long as all headers together.
@@ -140,20 +154,11 @@ def claim(request: Head, schemes: frozenset[str], now_s: float) -> Claim:
     return claimed
 
 
-class _Signer(NamedTuple):
-    """What the requests of one client have in common, for a day."""
-
-    access_key_id: str
-    names: dict[str, None]
-    region: str = ""
-    day: str = ""
-
-
 def _claim(request: Head, scheme: str, rest: str) -> Claim:
     start, _, signature = rest.rpartition("Signature=")
     signer = _signer(scheme, start, request.names)
-    names, headers = signer.names, request.headers
-    if request.repeated and not request.repeated.isdisjoint(names):
+    headers = request.headers
+    if request.repeated and not request.repeated.isdisjoint(signer.names):
         raise Unproved(Fault.MALFORMED, "a signed header is given more than once")
     if scheme == SIGV4:
         moment = headers.get("x-amz-date", "")
@@ -165,11 +170,11 @@ def _claim(request: Head, scheme: str, rest: str) -> Claim:
         signed_at_s = _time(moment, _ACS3_TIME)
     if signed_at_s is None:
         raise Unproved(Fault.MALFORMED, "the date of the request is missing or not a time")
-    return Claim(scheme, signer.access_key_id, signature, names, signer.region, moment, signed_at_s)
+    return Claim(scheme, signer, signature, moment, signed_at_s)
 
 
 @lru_cache(maxsize=256)
-def _signer(scheme: str, text: str, given: tuple[str, ...]) -> _Signer:
+def _signer(scheme: str, text: str, given: tuple[str, ...]) -> Signer:
     """
     Read what stands before the signature in a request with the headers *given*.
 
@@ -188,12 +193,14 @@ def _signer(scheme: str, text: str, given: tuple[str, ...]) -> _Signer:
     for name in given:
         if name.startswith(_SIGNED_IF_GIVEN[scheme]) and name not in names:
             raise Unproved(Fault.WRONG, f"not among SignedHeaders: {name}")
+    values = itemgetter(*names)
+    lines = "".join(f"{name.replace('%', '%%')}:%s\n" for name in names)
     if scheme != SIGV4:
-        return _Signer(parts["credential"], dict.fromkeys(names))
+        return Signer(parts["credential"], tuple(names), values=values, lines=lines)
     scope = parts["credential"].rsplit("/", 4)
     if len(scope) != 5 or scope[3:] != ["lambda", "aws4_request"]:
         raise Unproved(Fault.MALFORMED, "the credential's scope is not that of Lambda")
-    return _Signer(scope[0], dict.fromkeys(names), scope[2], scope[1])
+    return Signer(scope[0], tuple(names), scope[2], scope[1], values, lines)
 
 
 def _fc_claim(request: Head, rest: str) -> Claim:
@@ -209,7 +216,7 @@ def _fc_claim(request: Head, rest: str) -> Claim:
         raise Unproved(Fault.MALFORMED, "Date is missing or not a time") from error
     if signed_at.tzinfo is None:
         signed_at = signed_at.replace(tzinfo=UTC)
-    return Claim(FC, key, signature, moment=moment, signed_at_s=signed_at.timestamp())
+    return Claim(FC, Signer(key), signature, moment, signed_at.timestamp())
 
 
 @lru_cache(maxsize=16)
@@ -283,15 +290,35 @@ def _expected(request: Head, claimed: Claim, secret: str, digest: str, path: str
     """Return the signature that is right for one spelling of the path."""
     if claimed.scheme == FC:
         return _fc_signature(request, claimed, secret, path)
+    signer = claimed.signer
     query = canonical.canonical_query(_pairs(request.query)) if request.query else ""
-    get = request.headers.get
+    try:
+        values = signer.values(request.headers)
+    except KeyError:
+        values = tuple(request.headers.get(name, "") for name in signer.names)
+    if not _is_plain("|".join(values)):
+        values = tuple(
+            canonical.sigv4_value(value) if claimed.scheme == SIGV4 else value.strip()
+            for value in values
+        )
+    text = canonical.canonical_text(
+        request.method, path, query, signer.lines % values, ";".join(signer.names), digest
+    )
     if claimed.scheme == SIGV4:
-        signed = [(name, canonical.sigv4_value(get(name, ""))) for name in claimed.names]
-        text = canonical.canonical_request(request.method, path, query, signed, digest)
-        return canonical.sigv4_signature(secret, claimed.moment, claimed.region, "lambda", text)
-    signed = [(name, get(name, "").strip()) for name in claimed.names]
-    text = canonical.canonical_request(request.method, path, query, signed, digest)
+        return canonical.sigv4_signature(secret, claimed.moment, signer.region, "lambda", text)
     return canonical.acs3_signature(secret, text)
+
+
+def _is_plain(values: str) -> bool:
+    """Tell whether values, with bars between them, have no space that is not signed as it is."""
+    return (
+        values.isascii()
+        and values.isprintable()
+        and "  " not in values
+        and "| " not in values
+        and " |" not in values
+        and values[:1] != " " != values[-1:]
+    )
 
 
 @lru_cache(maxsize=1024)

@@ -9,7 +9,7 @@ from dispatcher.core.canonical import ACS3, SIGV4
 from dispatcher.core.model import Provider
 from dispatcher.errors import ConfigError
 from dispatcher.web.clients import Clients, Repeats, only_account
-from dispatcher.web.signatures import FC, Claim, Fault, Head, Unproved
+from dispatcher.web.signatures import FC, Claim, Fault, Head, Signer, Unproved
 from tests.web.fakes import settings
 
 
@@ -82,7 +82,7 @@ async def test_with_clients_nobody_is_let_in_unverified(tmp_path: Path):
 
 
 def test_a_key_that_is_taken_away_is_unknown():
-    claimed = Claim(SIGV4, "K", "0")
+    claimed = Claim(SIGV4, Signer("K"), "0")
     with pytest.raises(Unproved) as caught:
         Clients().prove(request(), claimed, b"")
     assert caught.value.fault is Fault.UNKNOWN_KEY
@@ -106,7 +106,7 @@ def is_repeat(
 ) -> bool:
     near: Any = asked
     try:
-        claimed = Claim(scheme, "K", signature, signed_at_s=signed_at_s)
+        claimed = Claim(scheme, Signer("K"), signature, signed_at_s=signed_at_s)
         clients.once(request(**headers), claimed, near)
     except Unproved as error:
         assert error.fault is Fault.REPEATED

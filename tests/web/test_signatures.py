@@ -44,7 +44,7 @@ class Sent:
         claimed = claim(request, schemes, now_s)
         digest = hashlib.sha256(self.body).hexdigest()
         prove(request, claimed, secret, digest, self.body)
-        return claimed.access_key_id
+        return claimed.signer.access_key_id
 
     def fault(self, **more: Any) -> Fault:
         with pytest.raises(Unproved) as caught:
@@ -199,6 +199,16 @@ def test_only_the_schemes_of_an_endpoint_are_taken():
 def test_unsigned_payloads_are_refused(digest):
     request = sigv4(**{"X-Amz-Content-SHA256": digest})
     assert request.fault() is Fault.WRONG
+
+
+@pytest.mark.parametrize(
+    "value", ["a b", "a  b", " a", "a ", "a\tb", "|", "a |", "| a", "", "a%sb", "%", "a\u00a0b"]
+)
+def test_spaces_are_signed_as_the_sdk_signs_them(value):
+    sent = sigv4(**{"X-Amz-Tenant-Id": value, "X-Amz-Log-Type": value})
+    assert sent.verify() == KEY
+    sent.headers["X-Amz-Tenant-Id"] += "x"
+    assert sent.fault() is Fault.WRONG
 
 
 def test_what_changes_the_meaning_has_to_be_signed():
