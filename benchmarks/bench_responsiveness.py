@@ -34,7 +34,11 @@ from dispatcher.errors import Rejected
 from dispatcher.journals import open_journal
 from dispatcher.metrics import make_registry, render
 from dispatcher.ports import Report
-from dispatcher.service import SWITCH_INTERVAL_S, keep_out_of_collections
+from dispatcher.service import (
+    SWITCH_INTERVAL_S,
+    keep_backlog_out_of_collections,
+    keep_out_of_collections,
+)
 from dispatcher.transports import open_transport
 from dispatcher.web import Listener, make_app
 from dispatcher.wiring import run_engine
@@ -279,9 +283,9 @@ class Stage:
 Scene = Callable[[Stage], Awaitable[None]]
 
 
-async def idle(_: Stage) -> None:
+async def idle(stage: Stage) -> None:
     """Nothing but the invocations of the watch."""
-    await anyio.sleep(2)
+    await anyio.sleep(2 * stage.scale)
 
 
 async def metrics(stage: Stage) -> None:
@@ -352,7 +356,7 @@ async def cancels(stage: Stage) -> None:
 async def expiry(stage: Stage) -> None:
     """100 000 that expire at the same instant, after they were enqueued."""
     count = stage.times(100_000)
-    at_s = time.time() + 1 + count / 10_000
+    at_s = time.time() + 0.5 + count / 10_000
     done = 0
     while done < count:
         left_s = max(0.01, at_s - time.time())
@@ -391,7 +395,7 @@ async def redrive(stage: Stage) -> None:
 async def ends(stage: Stage) -> None:
     """10 000 estimated ends at the same instant."""
     # What runs was sent more than its duration ago, so all of it ends now.
-    await anyio.sleep(1)
+    await anyio.sleep(0.6)
     stage.engine.tracking_changed("tasks", "f", None, "for the benchmark")
     await stage.until(lambda: stage.held == 0)
     stage.engine.tracking_changed("tasks", "f", None, None)
@@ -468,7 +472,11 @@ async def engine_of(given: Settings, teller: Teller) -> AsyncIterator[Engine]:
             stack.push_async_callback(transports[name].aclose)
         trackers = {"tasks": {Source.TASK: teller}}
         engine = Engine(given, journal=journal, transports=transports, trackers=trackers)
-        yield engine
+        keep_out_of_collections()
+        async with anyio.create_task_group() as tasks:
+            tasks.start_soon(keep_backlog_out_of_collections, lambda: len(engine.machine.jobs))
+            yield engine
+            tasks.cancel_scope.cancel()
 
 
 async def watched(name: str, scene: Awaitable[None], watch: Watch) -> list[str]:
@@ -488,7 +496,6 @@ async def perform(base: Path, cloud_url: str, options: argparse.Namespace) -> No
     rows: list[list[str]] = []
     teller = Teller()
     async with engine_of(given, teller) as engine, run_engine(engine):
-        keep_out_of_collections()
         engine.pause("main")
         engine.pause("broad")
         registry = make_registry(engine.statistics)

@@ -155,7 +155,7 @@ async def compare(options: argparse.Namespace) -> None:
                 figures[name, case] = await measure(base, url, *case, options)
     scales = {
         ("backlog", "waiting, of 5 tenants"): [(count, (count, 5)) for count in backlogs],
-        ("tenants", f"tenants, {crowd} waiting"): [(count, (crowd, count)) for count in tenants],
+        ("tenants", f"tenants, {crowd:,} waiting"): [(count, (crowd, count)) for count in tenants],
     }
     for (file, what), scale in scales.items():
         show(what, scale, figures)

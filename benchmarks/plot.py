@@ -12,17 +12,15 @@ STYLE = """
 text { font: 13px system-ui, sans-serif; fill: #1f2328; }
 .title { font-weight: 600; }
 .grid { stroke: #d0d7de; stroke-width: 1; }
-.line { fill: none; stroke-width: 2.5; }
 .c0 { stroke: #0969da; fill: #0969da; }
 .c1 { stroke: #bc4c00; fill: #bc4c00; }
-.c2 { stroke: #1a7f37; fill: #1a7f37; }
-polyline { fill: none !important; }
+.line { fill: none; stroke-width: 2.5; }
 @media (prefers-color-scheme: dark) {
   text { fill: #e6edf3; }
   .grid { stroke: #3d444d; }
   .c0 { stroke: #58a6ff; fill: #58a6ff; }
   .c1 { stroke: #f0883e; fill: #f0883e; }
-  .c2 { stroke: #3fb950; fill: #3fb950; }
+  .line { fill: none; }
 }
 """
 
@@ -30,7 +28,8 @@ Points = Sequence[tuple[float, float]]
 
 
 def write(path: Path, title: str, x_name: str, lines: Mapping[str, Points]) -> None:
-    """Write a plot of *lines* over a logarithmic axis; the other one begins at 0."""
+    """Write a plot of *lines*, at most two, over a logarithmic axis; the other begins at 0."""
+    assert len(lines) <= 2, "a third one has no colour"
     xs = sorted({x for points in lines.values() for x, _ in points})
     step = _step(max(y for points in lines.values() for _, y in points))
     steps = math.ceil(max(y for points in lines.values() for _, y in points) / step)
