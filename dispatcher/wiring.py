@@ -74,7 +74,12 @@ async def _callback_key(settings: Settings) -> bytes | None:
     file = settings.journal.url.removeprefix("sqlite://")
     if file == settings.journal.url:
         return None
-    return await anyio.to_thread.run_sync(keep_key, Path(f"{file}.callback-key"))
+    return await anyio.to_thread.run_sync(_key_beside, Path(file))
+
+
+def _key_beside(journal: Path) -> bytes:
+    """Return the key beside a journal, whatever links lead to it."""
+    return keep_key(Path(f"{journal.resolve()}.callback-key"))
 
 
 async def _open_transports(

@@ -1,5 +1,6 @@
 import anyio
 import pytest
+from msgspec.structs import replace
 
 from dispatcher.config import parse
 from dispatcher.core.model import Source
@@ -75,6 +76,21 @@ async def test_a_journal_has_one_owner(settings):
         with pytest.raises(JournalLocked):
             async with open_engine(settings("sqlite:j.db")):
                 pass
+
+
+async def test_the_key_of_callbacks_is_the_same_by_whatever_link_the_journal_is_found(
+    settings, tmp_path
+):
+    (tmp_path / "elsewhere").mkdir()
+    (tmp_path / "j.db").symlink_to(tmp_path / "elsewhere" / "real.db")
+    by_link = settings("sqlite:j.db")
+    journal = replace(by_link.journal, url=f"sqlite://{tmp_path}/elsewhere/real.db")
+    keys = []
+    for each in (by_link, replace(by_link, journal=journal)):
+        async with open_engine(each) as engine:
+            keys.append(engine.callback_key)
+    assert keys[0] == keys[1]
+    assert (tmp_path / "elsewhere" / "real.db.callback-key").exists()
 
 
 async def test_the_body_is_cancelled_when_the_journal_fails(settings):
