@@ -78,8 +78,9 @@ def test_the_quick_start_works_as_it_stands_there(tmp_path: Path, monkeypatch: p
 
 def test_it_can_be_installed_as_it_says(tmp_path: Path):
     (asked,) = re.findall(r"^pip install (\S+)", blocks("sh")[1], re.MULTILINE)
+    # Into a folder apart: with --prefix pip would take away what is installed for the tests.
     # What it needs is installed here; that the names of the extras are right is for the lock to say.
-    offline = ("--quiet", "--no-deps", "--no-index", "--no-build-isolation", "--prefix")
+    offline = ("--quiet", "--no-deps", "--no-index", "--no-build-isolation", "--target")
     command = [sys.executable, "-m", "pip", "install", *offline, str(tmp_path), asked.strip("'")]
     done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
