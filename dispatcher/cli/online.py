@@ -51,8 +51,13 @@ class _Destinations(msgspec.Struct, frozen=True):
 
 
 class _LambdaConfig(msgspec.Struct, frozen=True):
+    arn: str = msgspec.field(name="FunctionArn", default="")
     retries: int | None = msgspec.field(name="MaximumRetryAttempts", default=None)
     destinations: _Destinations | None = msgspec.field(name="DestinationConfig", default=None)
+
+
+class _LambdaConfigs(msgspec.Struct, frozen=True):
+    configs: list[_LambdaConfig] = msgspec.field(name="FunctionEventInvokeConfigs")
 
 
 async def look(settings: Settings) -> list[Finding]:
@@ -155,11 +160,31 @@ async def _of_lambda(
     # Without a configuration of its own a function has the defaults, and is 404 all the same.
     elif status != 404 or b"EventInvokeConfig" not in body:
         return [_no_answer(status, body)]
-    return list(_judged_lambda(config, account, rules))
+    texts = list(_judged_lambda(config, account, rules, "unqualified calls"))
+    return texts + await _of_qualified(transport, account, function, rules)
+
+
+async def _of_qualified(
+    transport: LambdaTransport, account: AccountSettings, function: str, rules: FunctionRules
+) -> list[Text]:
+    """Judge what versions and aliases have of their own; what they have not, they have not."""
+    path = ("functions", function, "event-invoke-config", "list")
+    reply = await transport.look("2019-09-25", *path)
+    body = b"" if isinstance(reply, (Denied, NotSent, Lost)) or reply[0] != 200 else reply[1]
+    try:
+        found = msgspec.json.decode(body, type=_LambdaConfigs)
+    except msgspec.DecodeError:
+        return [("the cloud does not say how its versions and aliases are configured", False)]
+    texts: list[Text] = []
+    for config in found.configs:
+        qualifier = config.arn.rpartition(":")[2]
+        if qualifier != "$LATEST":
+            texts += _judged_lambda(config, account, rules, f"calls of {function}:{qualifier}")
+    return texts
 
 
 def _judged_lambda(
-    config: _LambdaConfig, account: AccountSettings, rules: FunctionRules
+    config: _LambdaConfig, account: AccountSettings, rules: FunctionRules, calls: str
 ) -> Iterator[Text]:
     targets = config.destinations or _Destinations()
     missing = [
@@ -170,15 +195,15 @@ def _judged_lambda(
     if rules.completion is not Source.DESTINATION:
         yield from _of_source(rules)
     elif not missing:
-        yield "both destinations lead to the queue: the ends of unqualified calls are exact", False
+        yield f"both destinations lead to the queue: the ends of {calls} are exact", False
     else:
         text = (
-            f"{' and '.join(missing)} of unqualified calls do not lead to the queue: such ends are "
+            f"{' and '.join(missing)} of {calls} do not lead to the queue: such ends are "
             "never learned, and each holds its slot for hold_max_s"
         )
         yield text, True
     retries = LAMBDA_RETRIES if config.retries is None else config.retries
-    yield from _of_retries(retries, rules, "MaximumRetryAttempts")
+    yield from _of_retries(retries, rules, "MaximumRetryAttempts", calls)
 
 
 def _leads_to(queue: str | None, arn: str | None) -> bool:
@@ -201,13 +226,15 @@ def _of_source(rules: FunctionRules) -> Iterator[Text]:
         )
 
 
-def _of_retries(retries: int, rules: FunctionRules, key: str) -> Iterator[Text]:
+def _of_retries(
+    retries: int, rules: FunctionRules, key: str, calls: str = "its calls"
+) -> Iterator[Text]:
     if not retries:
         return
     times = "once" if retries == 1 else f"{retries} times"
     text = (
-        f"the cloud itself repeats a run that fails, {times}, and all that while it holds its "
-        f"slot; set {key} to 0"
+        f"of {calls} the cloud itself repeats a run that fails, {times}, and all that while it "
+        f"holds its slot; set {key} to 0"
     )
     if rules.attempts_max > 1:
         runs = (retries + 1) * rules.attempts_max

@@ -52,7 +52,7 @@ class LambdaConfig:
                 fields = {
                     "FunctionEventInvokeConfigs": [
                         self._shown(function, qualifier, config)
-                        for qualifier, config in function.configs.items()
+                        for qualifier, config in _configs(function).items()
                     ]
                 }
             case _, "2019-09-25", ("functions", name, "event-invoke-config"):
@@ -208,6 +208,13 @@ def _is_configured(function: FunctionState) -> bool:
         settings.max_async_event_age_s,
     )
     return any(value is not None for value in given)
+
+
+def _configs(function: FunctionState) -> dict[str | None, AsyncConfig]:
+    """Return all configurations, the one of the settings too unless it was replaced."""
+    if None in function.configs or not _is_configured(function):
+        return function.configs
+    return {None: function.default_config(), **function.configs}
 
 
 def _no_config(function: FunctionState, qualifier: str | None) -> LambdaError:

@@ -1,8 +1,14 @@
 """`check --online` at the emulator, and without any cloud at all."""
 
+import json
 import time
+import urllib.request
+from typing import Any
 
 import pytest
+from botocore.auth import SigV4Auth
+from botocore.awsrequest import AWSRequest
+from botocore.credentials import Credentials
 
 from dispatcher.cli import run
 from tests.sidecar import cloud, write_config
@@ -39,7 +45,23 @@ on_success = "ends"
 on_failure = "others"
 max_async_retry_attempts = 1
 [accounts.lambda.functions.plain]
+qualifiers = ["live", "old"]
 """
+
+ENDS = {"Destination": "arn:aws:sqs:us-east-1:123456789012:ends"}
+
+
+def configure(url: str, qualifier: str, **fields: Any) -> None:
+    """Give an alias of `plain` a configuration of its own."""
+    path = f"/2019-09-25/functions/plain/event-invoke-config?Qualifier={qualifier}"
+    request = AWSRequest("PUT", url + path, data=json.dumps(fields).encode())
+    SigV4Auth(Credentials("AKAWS", "s3cret"), "lambda", "us-east-1").add_auth(request)
+    wanted = urllib.request.Request(
+        url + path, request.data, dict(request.headers.items()), method="PUT"
+    )
+    with urllib.request.urlopen(wanted, timeout=60) as reply:
+        assert reply.status == 200
+
 
 CONFIG = """
 [accounts.fc]
@@ -88,6 +110,9 @@ def checked(tmp_path, capsys, url: str, key: str = "AK") -> tuple[set[str], dict
 @pytest.mark.slow
 def test_the_clouds_are_asked_how_the_end_of_each_function_will_be_known(tmp_path, capsys):
     with cloud(tmp_path, CLOUD) as url:
+        both = {"OnSuccess": ENDS, "OnFailure": ENDS}
+        configure(url, "live", DestinationConfig=both, MaximumRetryAttempts=0)
+        configure(url, "old", DestinationConfig={"OnSuccess": ENDS}, MaximumRetryAttempts=0)
         said, warned = checked(tmp_path, capsys, url)
     fc, aws = "accounts.fc.functions.", "accounts.lambda.functions."
     assert fc + "on: task mode is on: its ends are exact" in said
@@ -106,7 +131,10 @@ def test_the_clouds_are_asked_how_the_end_of_each_function_will_be_known(tmp_pat
     assert half.startswith("OnFailure of unqualified calls")
     assert "once" in once
     assert "may run 4 times" in once
-    plain, twice = warned[aws + "plain"]
+    live = "both destinations lead to the queue: the ends of calls of plain:live are exact"
+    assert f"{aws}plain: {live}" in said
+    plain, twice, old = warned[aws + "plain"]
+    assert old.startswith("OnFailure of calls of plain:old do not lead to the queue")
     assert plain.startswith("OnSuccess and OnFailure of unqualified calls")
     assert "2 times" in twice
     assert "not found" in warned[aws + "gone"][0].lower()
