@@ -262,6 +262,7 @@ class Account:
         if until > function.closed_until:
             function.closed_until = until
             self._closings.place((until, function.name, function))
+            self.backlog.shut(function)
             self.reopens_at = min(self.reopens_at, until)
 
     def reopen(self, now: float) -> None:
@@ -303,6 +304,8 @@ class Account:
         if gate.paused and not paused:
             gate.starts_again(self.gate.limit)
         gate.paused = paused
+        if paused:
+            self.backlog.shut(gate)
         self.backlog.opened(gate)
 
     def set_rules(self, rules: AccountRules) -> None:

@@ -12,7 +12,9 @@ parked lanes come back, one for each room that there is.
 At every gate whoever is first and does not fit stops those behind: an invocation that needs
 a new instance at a full account or function waits for it, although others could be packed
 into instances that run already, and so does one at its tenant's ceiling. Else those that pack
-would keep it waiting for ever.
+would keep it waiting for ever. Who had his turn at his function and found no room under his
+tenant's ceiling keeps that turn, and the tenant's next room is kept for him: else one of them
+would be taken by others whenever the other is free.
 """
 
 import heapq
@@ -50,6 +52,7 @@ class Backlog:
         self._order: Ranking[TenantQueue | Line] = Ranking()
         self._passed = 0.0  #: where the tenant stood that went last
         self._lines: dict[str, Line] = {}
+        self._owed: dict[str, dict[TenantQueue, None]] = {}  #: rooms that are kept, by function
         # Due again, and their slot is still held; those of a function that is shut apart.
         self._resends: OrderedDict[str, Job] = OrderedDict()
         self._shut_resends: dict[str, OrderedDict[str, Job]] = {}
@@ -128,6 +131,9 @@ class Backlog:
                     del self._shut_resends[lane.function.name]
             return
         lane.jobs.remove(job)
+        if lane.tenant.owed is lane and not lane.jobs:
+            self._settle(lane)
+            self.rerank(lane.tenant)
         line = lane.line
         if line is None:
             lane.tenant.at_ceiling = False  # it may have been the one that did not fit
@@ -139,6 +145,8 @@ class Backlog:
     def take(self, lane: Lane) -> Job:
         """Take the first invocation out of *lane*, which `next_lane` gave; then `rerank`."""
         tenant, line = lane.tenant, lane.line
+        if tenant.owed is lane:
+            self._settle(lane)
         job = lane.jobs.pop()
         self._no_longer_due(job)
         if tenant.gate.floor_part is not None:
@@ -196,7 +204,8 @@ class Backlog:
                 if lane is not None:
                     return lane
                 continue
-            lane = first.ready.first()
+            owed = first.owed
+            lane = first.ready.first() if owed is None or owed.line is not None else owed
             assert lane is not None, first
             if lane.function.blocked(lane.qualifier, now) is not None or (
                 self._lines and self._behind(lane, now)
@@ -234,8 +243,12 @@ class Backlog:
                 heapq.heappush(self._ramps, (blocked.until, self.next_serial(), lane.function))
                 self.wakes_at = min(self.wakes_at, blocked.until)
             return None
-        if tenant.at_ceiling or not lane.fits_tenant:
+        owed = tenant.owed
+        if (tenant.at_ceiling and owed is not lane) or not lane.fits_tenant:
             tenant.at_ceiling = True
+            if owed is None:
+                tenant.owed = lane
+                self._owed.setdefault(lane.function.name, {})[tenant] = None
             line.leave(lane)
             self._open(lane.function, line)
             self._offer(lane)
@@ -298,6 +311,20 @@ class Backlog:
             del self._lines[function.name]
         else:
             self._order.place((*first.tenant.place, line.serial, line))
+
+    def _settle(self, lane: Lane) -> None:
+        """Keep no room for *lane* any more."""
+        lane.tenant.owed = None
+        owed = self._owed[lane.function.name]
+        del owed[lane.tenant]
+        if not owed:
+            del self._owed[lane.function.name]
+
+    def shut(self, function: FunctionGate) -> None:
+        """Keep no room for those who wait for *function*: it may stay shut for long."""
+        for tenant in self._owed.pop(function.name, ()):
+            tenant.owed = None
+            self.rerank(tenant)
 
     def room_at(self, function: FunctionGate) -> None:
         """Let who waits behind *function* try: a slot of it was given back."""

@@ -85,10 +85,10 @@ class TenantGate:
         """Return the invocations that hold a slot."""
         return sum(self._held.values())
 
-    def fits(self, share: int) -> bool:
-        """Tell whether one more invocation stays within the ceiling."""
+    def fits(self, share: int, kept: float = 0.0) -> bool:
+        """Tell whether one more invocation stays within the ceiling less what is *kept*."""
         limit = self.rules.limit
-        return limit is None or self.in_use + 1 / share <= limit + 1e-9
+        return limit is None or self.in_use + 1 / share + kept <= limit + 1e-9
 
     @property
     def floor_part(self) -> float | None:

@@ -57,7 +57,10 @@ class Lane:
     @property
     def fits_tenant(self) -> bool:
         """Tell whether its tenant's ceiling allows one more invocation of it."""
-        return self.tenant.gate.fits(self.function.concurrency)
+        owed, kept = self.tenant.owed, 0.0
+        if owed is not None and owed is not self:
+            kept = 1 / owed.function.concurrency
+        return self.tenant.gate.fits(self.function.concurrency, kept)
 
 
 class TenantQueue:
@@ -77,6 +80,7 @@ class TenantQueue:
         "label",
         "lanes",
         "name",
+        "owed",
         "passed",
         "ready",
         "serial",
@@ -99,6 +103,8 @@ class TenantQueue:
         self.short_since: float | None = None
         self.at_ceiling = False  #: what would go next does not fit under its limit
         self.forgotten = False  #: another queue may have its name by now
+        #: Had its turn at its function and found no room here: the next room is kept for it.
+        self.owed: Lane | None = None
         self.entry: tuple[Any, ...] | None = None
         self._forget_lanes_at = LANES_KEPT
         self._serials = itertools.count()
@@ -167,9 +173,10 @@ class Line:
         return f"<Line of {len(self.lanes)} lanes>"
 
     def park(self, lane: Lane) -> None:
-        """Put *lane* in, one turn behind the one that went last."""
+        """Put *lane* in, one turn behind the one that went last; who had his turn keeps it."""
         lane.line = self
-        lane.turn = max(lane.turn, self.turn + 1 / lane.tenant.gate.rules.weight)
+        if lane.tenant.owed is not lane:
+            lane.turn = max(lane.turn, self.turn + 1 / lane.tenant.gate.rules.weight)
         self._place(lane)
 
     def went(self, lane: Lane) -> None:

@@ -3,6 +3,8 @@
 import math
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from dispatcher.core.job import Job
 from dispatcher.core.model import GateKind, TenantRules
@@ -301,6 +303,69 @@ def test_room_that_the_first_in_line_cannot_use_goes_to_the_next():
     assert w.run() == [other]
     w.end([other, busy])
     assert w.run() == [parked]
+
+
+def narrow_at_both(cap: int, ceiling: int, quota: int = 50) -> Simulation:
+    """Return what has a function at its cap, busy with others, and a tenant at its ceiling."""
+    functions = {"f": function_of(instances_max=cap)}
+    rules = rules_of(functions, {"t": TenantRules(limit=ceiling)}, quota=quota)
+    s = Simulation(rules, lambda _: s.random.uniform(1.0, 2.0))
+    s.admit_many(500, "f", "other")
+    s.admit_many(500, "g", "t")
+    s.admit_many(500, "h", "t")
+    s.decide()
+    return s
+
+
+@given(
+    cap=st.integers(1, 3),
+    ceiling=st.integers(1, 3),
+    others=st.integers(1, 4),
+    quota=st.sampled_from([3, 6, 50]),
+    seed=st.integers(0, 99),
+)
+def test_who_needs_two_rooms_at_once_is_not_overtaken_for_ever(cap, ceiling, others, quota, seed):
+    """His function's and his tenant's: the one must not go to others while he waits for the other."""
+    s = narrow_at_both(cap, ceiling, quota)
+    s.random.seed(seed)
+    for i in range(others):
+        s.admit_many(100, "f", f"o{i}")
+    victim = s.admit("f", "t", due_at=-1000.0)
+    at_f = sum(job.lane.function.name == "f" for _, job in s.launches)
+    while victim.first_sent_at is None:
+        assert s.step()
+        assert s.now < 100, "starved"
+    overtaken = sum(job.lane.function.name == "f" for _, job in s.launches) - at_f - 1
+    # Each other tenant may go before him as often as there are rooms, in a few rounds at most.
+    assert overtaken <= 4 * cap * (others + 2)
+
+
+def test_the_room_that_is_kept_costs_nobody_else_and_is_not_kept_while_the_function_is_shut():
+    s = narrow_at_both(cap=1, ceiling=1)
+    victim = s.admit("f", "t", due_at=-1000.0)
+    while s.main.tenant("t").owed is None:
+        assert s.step()
+    while s.holds("t"):
+        assert s.step()
+    s.decide()
+    assert (victim.first_sent_at, s.holds("t")) == (None, 0.0), "its room is kept"
+    s.machine.pause("main", "f", paused=True)
+    s.decide()
+    assert s.holds("t") == 1.0, "others of the tenant have it again"
+    s.machine.pause("main", "f", paused=False)
+    while victim.first_sent_at is None:
+        assert s.step()
+
+
+def test_the_room_that_is_kept_for_what_is_cancelled_goes_to_others():
+    s = narrow_at_both(cap=1, ceiling=1)
+    victim = s.admit("f", "t", due_at=-1000.0)
+    while s.main.tenant("t").owed is None or s.holds("t"):
+        assert s.step()
+    s.decide()
+    s.machine.cancel(victim, s.now, can_stop=False)
+    s.decide()
+    assert s.holds("t") == 1.0
 
 
 def test_room_that_was_meant_for_what_is_cancelled_goes_to_the_next():

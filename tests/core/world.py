@@ -390,6 +390,14 @@ def check_queues(account: Account, jobs: list[Job]) -> None:
     for line in backlog._lines.values():
         assert line.lanes
     for tenant in backlog.tenants.values():
+        if (owed := tenant.owed) is not None:
+            assert owed in lanes
+            assert owed.jobs
+            assert tenant in backlog._owed[owed.function.name]
+    assert sum(map(len, backlog._owed.values())) == sum(
+        tenant.owed is not None for tenant in backlog.tenants.values()
+    )
+    for tenant in backlog.tenants.values():
         assert (tenant.entry is not None) == (bool(tenant.ready) and not tenant.at_ceiling)
         assert tenant.entry is None or tenant.entry[:2] == tenant.place
     expiring = {job for job in waiting if job.expires_at < math.inf and not job.maybe_sent}

@@ -283,7 +283,7 @@ def test_200_that_run_while_the_dispatcher_is_killed_are_all_learned_of(tmp_path
     with cloud(tmp_path, text) as url:
         config = write_config(
             tmp_path,
-            sidecar_config(url, "duration_s = 4.5").replace(f"quota = {LIMIT}", f"quota = {limit}"),
+            sidecar_config(url, "duration_s = 3.0").replace(f"quota = {LIMIT}", f"quota = {limit}"),
         )
         with Sidecar(config) as first:
             ids = [one for name in EXACT for one in enqueue(first, name, 2 * limit)]
