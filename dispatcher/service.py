@@ -245,7 +245,7 @@ async def keep_backlog_out_of_collections(count: Callable[[], int]) -> None:
     while True:
         await anyio.sleep(FREEZE_EVERY_S)
         jobs = count()
-        if jobs >= kept_out + max(FREEZE_STEP_JOBS, kept_out // 4):
+        if jobs >= kept_out + FREEZE_STEP_JOBS:
             gc.freeze()
             kept_out = jobs
         elif jobs < kept_out // 4:

@@ -161,7 +161,7 @@ def test_collections_do_not_look_at_what_was_there_before():
 async def test_a_backlog_is_kept_from_collections_each_time_that_it_has_grown_much(monkeypatch):
     frozen: list[float] = []
     monkeypatch.setattr(gc, "freeze", lambda: frozen.append(anyio.current_time()))
-    jobs = iter([10, 19_999, 20_000, 39_999, 100_000, 124_999, 125_000, 1000, 21_000, 0, 10, 10])
+    jobs = iter([10, 19_999, 20_000, 39_999, 100_000, 119_999, 120_000, 1000, 21_000, 0, 10, 10])
     async with anyio.create_task_group() as tasks:
         tasks.start_soon(keep_backlog_out_of_collections, lambda: next(jobs))
         await anyio.sleep(11.5)
