@@ -22,16 +22,8 @@ sys.path.insert(0, str(Path(__file__).parent.parent))
 from dispatcher.core.effects import Launch
 from dispatcher.core.job import Job
 from dispatcher.core.machine import Machine
-from dispatcher.core.model import (
-    Accepted,
-    AccountRules,
-    CallType,
-    Completion,
-    FunctionRules,
-    Rules,
-    Source,
-    Verdict,
-)
+from dispatcher.core.model import Accepted, CallType, Completion, Source, Verdict
+from dispatcher.core.rules import AccountRules, FunctionRules, Rules
 from tests.core.test_cost import instructions
 
 QUOTA = 300

@@ -21,7 +21,8 @@ from pathlib import Path
 import plot
 from common import PAYLOAD, account, folder, machine, run, settings, table
 
-from dispatcher.core.model import Accepted, AccountRules, Call, CallType, Invocation, Outcome
+from dispatcher.core.model import Accepted, Call, CallType, Invocation, Outcome
+from dispatcher.core.rules import AccountRules
 from dispatcher.engine import Engine, Ticket
 from dispatcher.journals import open_journal
 from dispatcher.service import keep_out_of_collections

@@ -6,7 +6,6 @@ from typing import Protocol
 from dispatcher.core.effects import Effect
 from dispatcher.core.job import Job
 from dispatcher.core.model import (
-    AccountRules,
     Call,
     CallType,
     Change,
@@ -21,6 +20,7 @@ from dispatcher.core.model import (
     Replied,
     Watched,
 )
+from dispatcher.core.rules import AccountRules
 from dispatcher.errors import JournalError
 
 

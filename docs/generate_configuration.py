@@ -2,7 +2,7 @@
 Writes docs/configuration.md and deploy/dispatcher.toml: `python docs/generate_configuration.py`.
 
 Both are made of the docstrings, types and defaults of `dispatcher/config/settings.py` and of the
-rules in `dispatcher/core/model.py`, so that there is one place to say what a key means.
+rules in `dispatcher/core/rules.py`, so that there is one place to say what a key means.
 """  # noqa: INP001
 
 import ast
@@ -30,13 +30,7 @@ from dispatcher.config.settings import (
     TracingSettings,
 )
 from dispatcher.config.shape import expected
-from dispatcher.core.model import (
-    FunctionRules,
-    RampRules,
-    ResourceRules,
-    RetryRules,
-    TenantRules,
-)
+from dispatcher.core.rules import FunctionRules, RampRules, ResourceRules, RetryRules, TenantRules
 
 PAGE = Path(__file__).with_name("configuration.md")
 SAMPLE = Path(__file__).parent.parent / "deploy" / "dispatcher.toml"
@@ -185,7 +179,7 @@ _BEFORE = """\
 # Configuration
 
 <!-- Made by docs/generate_configuration.py from the docstrings in dispatcher/config/settings.py
-     and dispatcher/core/model.py: change it there. -->
+     and dispatcher/core/rules.py: change it there. -->
 
 One [TOML](https://toml.io) file. [deploy/dispatcher.toml](../deploy/dispatcher.toml) has every key
 with its default; copy it and change what differs. The smallest that works names one account:

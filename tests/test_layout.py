@@ -11,6 +11,7 @@ WITHOUT_TESTS_OF_THEIR_OWN = {
     "config/problems.py": "one named tuple",
     "core/effects.py": "nouns only",
     "core/model.py": "nouns only",
+    "core/rules.py": "nouns only",
     "core/views.py": "nouns only",
     "emulator/refusals.py": "a tree of names; each test that meets one tests it",
     "engine/forms.py": "each test of a send, a watched run or a notice tests its form",

@@ -13,7 +13,8 @@ import anyio
 import msgspec
 
 from dispatcher.config import AccountSettings, Settings
-from dispatcher.core.model import CallType, Denied, FunctionRules, Lost, NotSent, Source, Throttled
+from dispatcher.core.model import CallType, Denied, Lost, NotSent, Source, Throttled
+from dispatcher.core.rules import FunctionRules
 from dispatcher.errors import ConfigError
 from dispatcher.transports import FcTransport, LambdaTransport, open_transport
 

@@ -8,7 +8,8 @@ from dispatcher.config.meaning import exact_sources
 from dispatcher.config.problems import Problem
 from dispatcher.config.settings import AccountSettings, Settings
 from dispatcher.config.shape import spelled
-from dispatcher.core.model import FunctionRules, Provider, Source
+from dispatcher.core.model import Provider, Source
+from dispatcher.core.rules import FunctionRules
 
 _SQS_HOST = re.compile(r"sqs\.([a-z0-9-]+)\.amazonaws\.com(?:\.cn)?")
 _CLOUD_KEY = re.compile(r"(?:AKIA|ASIA|LTAI|STS\.)[A-Za-z0-9]{12,}")

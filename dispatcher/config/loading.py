@@ -11,7 +11,8 @@ import msgspec
 from dispatcher.config import meaning, shape
 from dispatcher.config.problems import Problem
 from dispatcher.config.settings import AccountSettings, Settings, StaticCredentials
-from dispatcher.core.model import CallType, FunctionRules, Provider, Source
+from dispatcher.core.model import CallType, Provider, Source
+from dispatcher.core.rules import FunctionRules
 from dispatcher.errors import ConfigError
 
 

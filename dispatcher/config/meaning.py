@@ -18,7 +18,8 @@ from dispatcher.config.settings import (
     TracingSettings,
 )
 from dispatcher.config.shape import spelled
-from dispatcher.core.model import CallType, FunctionRules, Provider, Source, TenantRules
+from dispatcher.core.model import CallType, Provider, Source
+from dispatcher.core.rules import FunctionRules, TenantRules
 
 NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}")
 """Names of accounts, tenants and clients: they stand in URLs, labels and log lines."""

@@ -8,12 +8,12 @@ from typing import Annotated, Literal
 
 from msgspec import Meta, Struct
 
-from dispatcher.core.model import (
+from dispatcher.core.model import Provider
+from dispatcher.core.rules import (
     AccountRules,
     Count,
     Positive,
     PositiveSeconds,
-    Provider,
     RetryRules,
     Rules,
     Seconds,

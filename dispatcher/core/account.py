@@ -19,16 +19,9 @@ from dispatcher.core.gates import (
 from dispatcher.core.job import Job
 from dispatcher.core.lanes import Lane, TenantQueue
 from dispatcher.core.lazy_heap import Ranking
-from dispatcher.core.model import (
-    AccountRules,
-    Completion,
-    GateKind,
-    Outcome,
-    Replied,
-    TenantRules,
-    Throttled,
-)
+from dispatcher.core.model import Completion, GateKind, Outcome, Replied, Throttled
 from dispatcher.core.retry import retry_after_s
+from dispatcher.core.rules import AccountRules, TenantRules
 from dispatcher.core.statistics import Times
 from dispatcher.core.views import FunctionView, Labels, Queued, TenantView, WaitingFor
 

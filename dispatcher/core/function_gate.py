@@ -8,8 +8,9 @@ from msgspec import Struct
 
 from dispatcher.core.adaptive import Adaptive
 from dispatcher.core.durations import Durations
-from dispatcher.core.model import FunctionRules, GateKind, Source
+from dispatcher.core.model import GateKind, Source
 from dispatcher.core.ramp import Pace, Warm, paced
+from dispatcher.core.rules import FunctionRules
 
 
 class Blocked(Struct, frozen=True):

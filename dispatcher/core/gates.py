@@ -13,19 +13,11 @@ from msgspec import Struct
 from dispatcher.core.adaptive import Adaptive
 from dispatcher.core.circuit import Circuit
 from dispatcher.core.function_gate import Blocked, FunctionGate, milli, rules_for
-from dispatcher.core.model import (
-    AccountRules,
-    Denied,
-    GateKind,
-    Lost,
-    NotSent,
-    Outcome,
-    TenantRules,
-    Throttled,
-)
+from dispatcher.core.model import Denied, GateKind, Lost, NotSent, Outcome, Throttled
 from dispatcher.core.ramp import Pace, paced
 from dispatcher.core.rate import Rate
 from dispatcher.core.retry import Budget
+from dispatcher.core.rules import AccountRules, TenantRules
 
 if TYPE_CHECKING:
     from dispatcher.core.job import Job

@@ -10,14 +10,8 @@ from msgspec import Struct
 from msgspec.structs import replace
 
 from dispatcher.core.gates import rules_for
-from dispatcher.core.model import (
-    AccountRules,
-    CallType,
-    FunctionRules,
-    Invocation,
-    Provider,
-    Source,
-)
+from dispatcher.core.model import CallType, Invocation, Provider, Source
+from dispatcher.core.rules import AccountRules, FunctionRules
 from dispatcher.errors import Invalid, PayloadTooLarge
 
 KEY_CHARS_MAX: Final = 256

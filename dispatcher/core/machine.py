@@ -29,7 +29,6 @@ from dispatcher.core.model import (
     Outcome,
     Refused,
     Replied,
-    Rules,
     Source,
     State,
     Throttled,
@@ -42,6 +41,7 @@ from dispatcher.core.retry import (
     failure_of,
     retry_after_s,
 )
+from dispatcher.core.rules import Rules
 from dispatcher.core.statistics import Counters
 
 __all__ = ["Effect", "Finish", "Launch", "Machine", "Return", "Stop", "Warn", "Watch"]

@@ -3,8 +3,8 @@
 import math
 from typing import Final
 
-from dispatcher.core.model import RampRules
 from dispatcher.core.rate import Rate
+from dispatcher.core.rules import RampRules
 
 #: How long an instance that runs nothing is thought to be kept by the cloud. Both keep it for
 #: minutes; to think too little of it costs a ramp's token, to think too much a throttle.

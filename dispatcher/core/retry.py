@@ -3,7 +3,8 @@
 from collections.abc import Callable
 from typing import Final, assert_never
 
-from dispatcher.core.model import Denied, Failure, Lost, NotSent, RetryRules, Throttled
+from dispatcher.core.model import Denied, Failure, Lost, NotSent, Throttled
+from dispatcher.core.rules import RetryRules
 
 #: Outcomes after which a send is tried again.
 NotTaken = Throttled | Denied | NotSent | Lost

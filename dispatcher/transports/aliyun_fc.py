@@ -16,7 +16,6 @@ from yarl import URL
 
 from dispatcher.config import AccountSettings
 from dispatcher.core.model import (
-    AccountRules,
     Call,
     CallType,
     Denied,
@@ -27,6 +26,7 @@ from dispatcher.core.model import (
     Refused,
     Throttled,
 )
+from dispatcher.core.rules import AccountRules
 from dispatcher.core.trace_context import TRACEPARENT, TRACESTATE, carried, jaeger
 from dispatcher.ports import Begin
 from dispatcher.transports import fc_replies, signing

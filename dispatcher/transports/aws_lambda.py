@@ -10,17 +10,8 @@ from typing import Final, NamedTuple
 from yarl import URL
 
 from dispatcher.config import AccountSettings
-from dispatcher.core.model import (
-    AccountRules,
-    Call,
-    CallType,
-    Denied,
-    Failure,
-    Lost,
-    NotSent,
-    Outcome,
-    Refused,
-)
+from dispatcher.core.model import Call, CallType, Denied, Failure, Lost, NotSent, Outcome, Refused
+from dispatcher.core.rules import AccountRules
 from dispatcher.core.trace_context import TRACEPARENT, TRACESTATE, carried, xray
 from dispatcher.ports import Begin
 from dispatcher.transports import lambda_replies, signing

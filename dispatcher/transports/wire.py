@@ -14,7 +14,8 @@ from typing import Final
 import anyio
 from yarl import URL
 
-from dispatcher.core.model import AccountRules, Failure, FunctionRules, Lost, NotSent
+from dispatcher.core.model import Failure, Lost, NotSent
+from dispatcher.core.rules import AccountRules, FunctionRules
 from dispatcher.transports.dialing import Dialer, proxy_authorization
 from dispatcher.transports.http1 import (
     ERROR_BODY_MAX,

@@ -13,18 +13,16 @@ from msgspec.structs import FieldInfo, fields
 
 from dispatcher.core.intake import SECONDS_MAX
 from dispatcher.core.model import (
-    AccountRules,
     CallType,
     Completion,
     Failure,
-    FunctionRules,
     GateKind,
     Invocation,
     Query,
     State,
-    TenantRules,
     Verdict,
 )
+from dispatcher.core.rules import AccountRules, FunctionRules, TenantRules
 from dispatcher.core.views import AccountView, View, WaitingFor
 from dispatcher.errors import Invalid
 from dispatcher.web.bodies import json_flaw

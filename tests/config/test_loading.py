@@ -23,7 +23,8 @@ from dispatcher.config import (
     warnings,
 )
 from dispatcher.config.loading import judged
-from dispatcher.core.model import CallType, FunctionRules, Provider, Source
+from dispatcher.core.model import CallType, Provider, Source
+from dispatcher.core.rules import FunctionRules
 from dispatcher.errors import ConfigError
 
 BASE = Path("/etc/dispatcher")

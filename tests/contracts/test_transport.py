@@ -18,7 +18,6 @@ from dispatcher.core.model import (
     Call,
     CallType,
     Denied,
-    FunctionRules,
     GateKind,
     Lost,
     NotSent,
@@ -28,6 +27,7 @@ from dispatcher.core.model import (
     Replied,
     Throttled,
 )
+from dispatcher.core.rules import FunctionRules
 from dispatcher.emulator import Emulator, Settings
 from dispatcher.emulator.settings import Fault
 from dispatcher.ports import Transport

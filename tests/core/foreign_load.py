@@ -17,18 +17,16 @@ from dispatcher.core.job import Job
 from dispatcher.core.machine import Machine
 from dispatcher.core.model import (
     Accepted,
-    AccountRules,
     CallType,
     Completion,
-    FunctionRules,
     GateKind,
     Outcome,
     Replied,
-    Rules,
     Source,
     Throttled,
     Verdict,
 )
+from dispatcher.core.rules import AccountRules, FunctionRules, Rules
 from dispatcher.emulator import cloud, refusals, settings
 
 WAY_S = 0.015

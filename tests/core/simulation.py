@@ -11,7 +11,8 @@ from dispatcher.core.account import Account
 from dispatcher.core.effects import Effect, Launch, Watch
 from dispatcher.core.job import Job
 from dispatcher.core.machine import Machine
-from dispatcher.core.model import Accepted, CallType, Completion, Rules, Verdict
+from dispatcher.core.model import Accepted, CallType, Completion, Verdict
+from dispatcher.core.rules import Rules
 
 Duration = Callable[[Job], float]
 

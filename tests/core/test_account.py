@@ -6,16 +6,8 @@ import pytest
 from msgspec import UNSET
 
 from dispatcher.core.account import LABELS_MAX, OTHER, Account
-from dispatcher.core.model import (
-    AccountRules,
-    Denied,
-    FunctionRules,
-    GateKind,
-    Lost,
-    Source,
-    TenantRules,
-    Throttled,
-)
+from dispatcher.core.model import Denied, GateKind, Lost, Source, Throttled
+from dispatcher.core.rules import AccountRules, FunctionRules, TenantRules
 from dispatcher.core.views import FunctionView, Queued, TenantView, WaitingFor
 from tests.core.world import FAILURE, World, function_of, rules_of
 

@@ -7,7 +7,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from dispatcher.core.job import Job
-from dispatcher.core.model import GateKind, TenantRules
+from dispatcher.core.model import GateKind
+from dispatcher.core.rules import TenantRules
 from tests.core.simulation import Simulation
 from tests.core.world import World, check_heaps, function_of, rules_of
 

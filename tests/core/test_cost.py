@@ -13,7 +13,8 @@ from typing import Any
 import pytest
 
 from dispatcher.core.gates import FunctionGate
-from dispatcher.core.model import GateKind, TenantRules, Throttled
+from dispatcher.core.model import GateKind, Throttled
+from dispatcher.core.rules import TenantRules
 from tests.core.simulation import Simulation
 from tests.core.world import function_of, rules_of
 

@@ -4,7 +4,8 @@ import pytest
 
 from dispatcher.core.account import RATE_CLOSED_S
 from dispatcher.core.function_gate import FunctionGate, milli
-from dispatcher.core.model import Accepted, FunctionRules, GateKind, Throttled
+from dispatcher.core.model import Accepted, GateKind, Throttled
+from dispatcher.core.rules import FunctionRules
 from tests.core.world import World, function_of, rules_of
 
 

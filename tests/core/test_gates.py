@@ -13,18 +13,16 @@ from dispatcher.core.gates import (
 )
 from dispatcher.core.model import (
     Accepted,
-    AccountRules,
     Denied,
     Failure,
-    FunctionRules,
     GateKind,
     Lost,
     NotSent,
     Refused,
     Source,
-    TenantRules,
     Throttled,
 )
+from dispatcher.core.rules import AccountRules, FunctionRules, TenantRules
 from tests.core.world import World, rules_of
 
 FAILURE = Failure("kind", "message")

@@ -3,14 +3,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from dispatcher.core.intake import FunctionName, Place, callback_flaw, examine, function_name, typed
-from dispatcher.core.model import (
-    AccountRules,
-    CallType,
-    FunctionRules,
-    Invocation,
-    Provider,
-    Source,
-)
+from dispatcher.core.model import CallType, Invocation, Provider, Source
+from dispatcher.core.rules import AccountRules, FunctionRules
 from dispatcher.errors import Invalid, PayloadTooLarge
 
 LAMBDA = Place(Provider.AWS_LAMBDA, "123456789012", "us-east-1")

@@ -4,7 +4,7 @@ import pytest
 
 from dispatcher.core.gates import TenantGate
 from dispatcher.core.lanes import Lane, Line, TenantQueue
-from dispatcher.core.model import TenantRules
+from dispatcher.core.rules import TenantRules
 from tests.core.world import World, rules_of
 
 

@@ -24,10 +24,10 @@ from dispatcher.core.model import (
     Replied,
     Source,
     State,
-    TenantRules,
     Throttled,
     Verdict,
 )
+from dispatcher.core.rules import TenantRules
 from tests.core.world import FAILURE, World, function_of, rules_of
 
 LOST = Lost(FAILURE)

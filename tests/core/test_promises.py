@@ -11,24 +11,26 @@ from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, pr
 from dispatcher.core.effects import Effect
 from dispatcher.core.model import (
     Accepted,
-    AccountRules,
     CallType,
     Denied,
-    FunctionRules,
     GateKind,
     Lost,
     NotSent,
-    RampRules,
     Refused,
     Replied,
+    Source,
+    State,
+    Throttled,
+    Verdict,
+)
+from dispatcher.core.rules import (
+    AccountRules,
+    FunctionRules,
+    RampRules,
     ResourceRules,
     RetryRules,
     Rules,
-    Source,
-    State,
     TenantRules,
-    Throttled,
-    Verdict,
 )
 from tests.core.world import FAILURE, World
 

@@ -2,8 +2,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from dispatcher.core.model import AccountRules, FunctionRules, GateKind, RampRules, Rules, Source
+from dispatcher.core.model import GateKind, Source
 from dispatcher.core.ramp import RESTART_BURST, RESTART_S, WARM_S, Pace, Ramp, Restart, Warm
+from dispatcher.core.rules import AccountRules, FunctionRules, RampRules, Rules
 from tests.core.simulation import Simulation
 from tests.core.world import World, function_of, rules_of
 

@@ -4,15 +4,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from dispatcher.core.model import (
-    Denied,
-    Failure,
-    GateKind,
-    Lost,
-    NotSent,
-    RetryRules,
-    Throttled,
-)
+from dispatcher.core.model import Denied, Failure, GateKind, Lost, NotSent, Throttled
 from dispatcher.core.retry import (
     BUDGET_TOKENS,
     COST_FAILED,
@@ -23,6 +15,7 @@ from dispatcher.core.retry import (
     failure_of,
     retry_after_s,
 )
+from dispatcher.core.rules import RetryRules
 
 FAILURE = Failure("reset", "the connection was reset")
 THROTTLED = Throttled(gate=GateKind.ACCOUNT, reason="Busy", message="later", status=503)

@@ -17,19 +17,15 @@ from dispatcher.core.lifecycle import ENDED
 from dispatcher.core.machine import Machine
 from dispatcher.core.model import (
     Accepted,
-    AccountRules,
     CallType,
     Completion,
     Failure,
-    FunctionRules,
     GateKind,
-    ResourceRules,
-    Rules,
     Source,
     State,
-    TenantRules,
     Verdict,
 )
+from dispatcher.core.rules import AccountRules, FunctionRules, ResourceRules, Rules, TenantRules
 from tests.core.in_cloud import InCloud
 
 FAILURE = Failure("test", "made up")

@@ -8,7 +8,8 @@ from typing import Any
 import anyio
 
 from dispatcher.config import Settings, parse
-from dispatcher.core.model import Accepted, AccountRules, Call, CallType, Invocation, Outcome
+from dispatcher.core.model import Accepted, Call, CallType, Invocation, Outcome
+from dispatcher.core.rules import AccountRules
 from dispatcher.engine import Engine
 from dispatcher.engine.pump import Trackers
 from dispatcher.engine.times import Clock

@@ -4,7 +4,8 @@ import re
 import anyio
 
 from dispatcher.core.account import Account
-from dispatcher.core.model import AccountRules, CallType, GateKind, Invocation, Record
+from dispatcher.core.model import CallType, GateKind, Invocation, Record
+from dispatcher.core.rules import AccountRules
 from dispatcher.engine.times import Clock, digest, job_of, new_id, new_record
 
 

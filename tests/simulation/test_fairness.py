@@ -6,15 +6,8 @@ import pytest
 
 from dispatcher.core.account import LABELS_MAX, OTHER
 from dispatcher.core.effects import Launch
-from dispatcher.core.model import (
-    Accepted,
-    CallType,
-    Completion,
-    GateKind,
-    TenantRules,
-    Throttled,
-    Verdict,
-)
+from dispatcher.core.model import Accepted, CallType, Completion, GateKind, Throttled, Verdict
+from dispatcher.core.rules import TenantRules
 from dispatcher.core.statistics import REASONS_MAX
 from tests.core.simulation import Simulation
 from tests.core.world import World, rules_of

@@ -14,7 +14,6 @@ from dispatcher.core.model import (
     Call,
     CallType,
     Denied,
-    FunctionRules,
     Lost,
     NotSent,
     Provider,
@@ -22,6 +21,7 @@ from dispatcher.core.model import (
     Replied,
     Throttled,
 )
+from dispatcher.core.rules import FunctionRules
 from dispatcher.transports.aliyun_fc import FcTransport, default_endpoint
 from dispatcher.transports.credentials import Keys
 from dispatcher.transports.wire import MIB

@@ -13,17 +13,8 @@ import pytest
 from msgspec.structs import replace
 
 from dispatcher.config import AccountSettings
-from dispatcher.core.model import (
-    Accepted,
-    Call,
-    CallType,
-    Denied,
-    FunctionRules,
-    Lost,
-    Provider,
-    Refused,
-    Replied,
-)
+from dispatcher.core.model import Accepted, Call, CallType, Denied, Lost, Provider, Refused, Replied
+from dispatcher.core.rules import FunctionRules
 from dispatcher.transports.aws_lambda import LambdaTransport, default_endpoint
 from dispatcher.transports.credentials import Keys
 from dispatcher.transports.wire import MIB

@@ -11,7 +11,8 @@ import pytest
 from yarl import URL
 
 from dispatcher.config import AccountSettings
-from dispatcher.core.model import FunctionRules, Lost, NotSent, Provider
+from dispatcher.core.model import Lost, NotSent, Provider
+from dispatcher.core.rules import FunctionRules
 from dispatcher.transports import wire
 from dispatcher.transports.dialing import CONNECT_MAX_S
 from dispatcher.transports.http1 import ERROR_BODY_MAX_S, TOO_LARGE, Limits, Reply
