@@ -1,11 +1,13 @@
 """
 Accepting over HTTP: single requests and NDJSON, against a bare aiohttp handler of the same JSON.
 
-    python benchmarks/bench_accept.py [--rounds 5] [--seconds 2] [--connections 32]
+    python benchmarks/bench_accept.py [--rounds 5] [--seconds 2] [--connections 64]
 
 Each server is a process of its own, asked by one that writes prepared bytes and counts
-answers. Rounds alternate between the servers; medians of the server's CPU time and of the
-rate are printed. The cloud takes nothing: invocations are accepted and wait.
+answers. Rounds alternate between the servers; the table has medians of the rate and of the
+server's CPU time, and how often a bare server's they are. Last comes the time of an answer at half of
+the rate that was reached, asked at even times whether or not the answers before have come. The
+cloud takes nothing: invocations are accepted and wait.
 """
 
 import argparse
@@ -17,13 +19,14 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import cast
 
 import msgspec
 import uvloop
 from aiohttp import web
+from common import table
 
 from dispatcher.config import ServerSettings, Settings, parse
 from dispatcher.core.model import Invocation, State
@@ -145,7 +148,7 @@ def settings_in(folder: Path, kind: str) -> Settings:
 
 
 class Asker(asyncio.Protocol):
-    """One connection: writes a request, counts its answer, writes the next."""
+    """One connection: writes a request, counts its answer, goes on."""
 
     def __init__(self, request: bytes, tally: list[float]) -> None:
         self._request = request
@@ -158,12 +161,24 @@ class Asker(asyncio.Protocol):
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:  # noqa: D102
         self._transport = cast("asyncio.WriteTransport", transport)
-        self._ask()
 
-    def _ask(self) -> None:
+    def ask(self, begun: float | None = None) -> None:
+        """Write a request; *begun*: since when its answer is waited for, if not since now."""
         assert self._transport is not None
-        self._begun = time.perf_counter()
+        self._begun = time.perf_counter() if begun is None else begun
         self._transport.write(self._request)
+
+    def hang_up(self) -> None:
+        """Ask nothing more."""
+        assert self._transport is not None
+        self._transport.close()
+
+    def go_on(self) -> None:
+        """Ask again at once, until told to stop."""
+        if self.stopping:
+            self.hang_up()
+        else:
+            self.ask()
 
     def data_received(self, data: bytes) -> None:  # noqa: D102
         self._received += data
@@ -178,33 +193,64 @@ class Asker(asyncio.Protocol):
         assert b'"error"' not in self._received[:4000], bytes(self._received[:2000])
         self._received.clear()
         self._tally.append(time.perf_counter() - self._begun)
-        if self.stopping:
-            assert self._transport is not None
-            self._transport.close()
-        else:
-            self._ask()
+        self.go_on()
 
     def connection_lost(self, _: Exception | None) -> None:  # noqa: D102
         self.closed.set_result(None)
 
 
+async def connect(address: str, make: Callable[[], Asker], count: int) -> list[Asker]:
+    host, _, port = address.rpartition(":")
+    loop = asyncio.get_running_loop()
+    return [(await loop.create_connection(make, host, int(port)))[1] for _ in range(count)]
+
+
 async def ask(address: str, request: bytes, connections: int, seconds: float) -> list[float]:
     """Ask for so long on so many connections; return how long each answer took."""
-    host, _, port = address.rpartition(":")
     tally: list[float] = []
-    askers = [
-        (
-            await asyncio.get_running_loop().create_connection(
-                lambda: Asker(request, tally), host, int(port)
-            )
-        )[1]
-        for _ in range(connections)
-    ]
+    askers = await connect(address, lambda: Asker(request, tally), connections)
+    for asker in askers:
+        asker.ask()
     await asyncio.sleep(seconds)
     for asker in askers:
         asker.stopping = True
     await asyncio.gather(*(asker.closed for asker in askers))
     return tally
+
+
+class Pacer(Asker):
+    """One that asks at set times; what is late for that counts as time of the answer."""
+
+    def __init__(self, request: bytes, tally: list[float], times: Iterator[float]) -> None:
+        super().__init__(request, tally)
+        self._times = times
+
+    def go_on(self) -> None:
+        """Ask when the next time has come."""
+        at = next(self._times, None)
+        if at is None:
+            self.hang_up()
+        else:
+            asyncio.get_running_loop().call_later(max(0.0, at - time.perf_counter()), self.ask, at)
+
+
+async def pace(
+    address: str, request: bytes, connections: int, seconds: float, per_s: float
+) -> list[float]:
+    """Ask at even times for so long; return how long each answer took from its time on."""
+    tally: list[float] = []
+    count = int(per_s * seconds)
+    begun = time.perf_counter() + 0.1
+    times = iter([begun + number / per_s for number in range(count)])
+    pacers = await connect(address, lambda: Pacer(request, tally, times), connections)
+    for pacer in pacers:
+        pacer.go_on()
+    await asyncio.gather(*(pacer.closed for pacer in pacers))
+    return tally
+
+
+def p99_ms(tally: Sequence[float]) -> float:
+    return sorted(tally)[int(len(tally) * 0.99)] * 1e3
 
 
 def request(address: str, media: str, body: bytes) -> bytes:
@@ -248,7 +294,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--rounds", type=int, default=5)
     parser.add_argument("--seconds", type=float, default=2.0)
-    parser.add_argument("--connections", type=int, default=32)
+    parser.add_argument("--connections", type=int, default=64)
     parser.add_argument("--serve", choices=SERVERS)
     options = parser.parse_args()
     if options.serve:
@@ -272,18 +318,47 @@ def main() -> None:
             tally = uvloop.run(ask(server.address, asked, connections, options.seconds))
             took_s, cpu_s = time.perf_counter() - begun, server.cpu_s() - cpu_s
             done = len(tally) * count
-            p99_s = sorted(tally)[int(len(tally) * 0.99)]
-            figures[name].append((done / took_s, cpu_s / done * 1e6, p99_s * 1e3))
-    for server in servers.values():
-        server.stop()
-    base = statistics.median(figure[0] for figure in figures["bare, singles"])
-    base_cpu = statistics.median(figure[1] for figure in figures["bare, singles"])
-    print(f"{'case':<18}{'per s':>10}{'x bare':>8}{'CPU us':>9}{'x bare':>8}{'p99 ms':>8}")
-    for name, rounds in figures.items():
-        rate, cpu_us, p99_ms = (statistics.median(column) for column in zip(*rounds, strict=True))
+            figures[name].append((done / took_s, cpu_s / done * 1e6, p99_ms(tally)))
+    medians = {
+        name: tuple(statistics.median(column) for column in zip(*rounds, strict=True))
+        for name, rounds in figures.items()
+    }
+    show(medians)
+    half = medians["sqlite, singles"][0] / 2
+    server = servers["sqlite"]
+    asked = request(server.address, "application/json", JOB)
+    paced = [
+        p99_ms(uvloop.run(pace(server.address, asked, options.connections, options.seconds, half)))
+        for _ in range(options.rounds)
+    ]
+    print(
+        f"p99 of an accept at {half:.0f} a second, half of the most: {statistics.median(paced):.1f} ms"
+    )
+    for each in servers.values():
+        each.stop()
+
+
+def show(medians: Mapping[str, tuple[float, ...]]) -> None:
+    """Print the table, and what NDJSON is of singles."""
+    rate, cpu_us, _ = medians["bare, singles"]
+    table(
+        ("case", "per s", "of bare", "CPU us", "of bare", "p99 ms"),
+        [
+            (
+                name,
+                f"{each[0]:.0f}",
+                f"{each[0] / rate:.2f}",
+                f"{each[1]:.1f}",
+                f"{cpu_us / each[1]:.2f}",
+                f"{each[2]:.1f}",
+            )
+            for name, each in medians.items()
+        ],
+    )
+    for kind in SERVERS[1:]:
+        many, one = medians[f"{kind}, NDJSON"], medians[f"{kind}, singles"]
         print(
-            f"{name:<18}{rate:>10.0f}{rate / base:>8.2f}{cpu_us:>9.1f}"
-            f"{base_cpu / cpu_us:>8.2f}{p99_ms:>8.1f}"
+            f"{kind}: NDJSON {many[0] / one[0]:.1f} x singles by rate, {one[1] / many[1]:.1f} by CPU"
         )
 
 

@@ -1,7 +1,6 @@
 """The two clocks, and what the journal and the machine each keep of an invocation."""
 
 import asyncio
-import base64
 import hashlib
 import math
 import os
@@ -50,8 +49,14 @@ class Clock:
 
 def new_id(wall_ms: int) -> str:
     """Return an id that sorts by time, is unique, and can be a task id of Function Compute."""
-    raw = wall_ms.to_bytes(6, "big") + os.urandom(10)
-    return "i" + base64.b32hexencode(raw)[:26].decode().lower()
+    number = int.from_bytes(wall_ms.to_bytes(6, "big") + os.urandom(10), "big") << 2
+    return "i" + "".join([_PAIRS[number >> shift & 1023] for shift in _SHIFTS])
+
+
+# Base 32 with digits in the order of ASCII, ten bits at a time: half the time of `base64`'s.
+_DIGITS = "0123456789abcdefghijklmnopqrstuv"
+_PAIRS = [first + second for first in _DIGITS for second in _DIGITS]
+_SHIFTS = tuple(range(120, -1, -10))
 
 
 def digest(invocation: Invocation, call_type: CallType) -> bytes:
