@@ -212,6 +212,8 @@ def configure_logging(*, as_json: bool) -> None:
     logging.basicConfig(level=logging.INFO, handlers=[handler], force=True)
     # It warns of every malformed request with a trace: that would be a way to flood the log.
     logging.getLogger("aiohttp.server").setLevel(logging.CRITICAL)
+    # So Alibaba's SDK calls its own: keys that it cannot get are told of by `credentials_failed`.
+    logging.getLogger("credentials").setLevel(logging.CRITICAL)
 
 
 #: The journal's thread gives the interpreter up at each commit. With Python's own 5 ms a busy loop

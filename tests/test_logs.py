@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 import dispatcher
-from dispatcher.service import JsonLines
+from dispatcher.service import JsonLines, configure_logging
 
 PACKAGE = Path(dispatcher.__file__).parent
 LEVELS = {"info", "warning", "error", "exception"}
@@ -70,3 +70,16 @@ def test_nobody_can_begin_a_line_of_his_own(line):
 
 def test_what_is_not_known_is_left_out(line):
     assert set(line("ready: now")) == {"ts", "level", "logger", "event", "message"}
+
+
+def test_what_others_say_is_left_out_where_a_line_of_ours_says_it(capsys, monkeypatch):
+    root, others = logging.getLogger(), ("aiohttp.server", "credentials")
+    for logger in (root, *map(logging.getLogger, others)):
+        monkeypatch.setattr(logger, "level", logger.level)
+    monkeypatch.setattr(root, "handlers", [])  # or they would be closed
+    configure_logging(as_json=True)
+    for name in others:
+        logging.getLogger(name).error("a trace for each malformed request, or missing key")
+    logging.getLogger("dispatcher.x").warning("credentials_failed: there are none")
+    (line,) = capsys.readouterr().err.splitlines()
+    assert json.loads(line)["event"] == "credentials_failed"
