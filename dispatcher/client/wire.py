@@ -8,7 +8,7 @@ import msgspec
 from msgspec import UNSET, Raw, Struct, UnsetType
 
 from dispatcher.client.connection import Problem
-from dispatcher.core.intake import typed
+from dispatcher.core.intake import check_numbers, typed
 from dispatcher.core.model import (
     CallType,
     Completion,
@@ -114,6 +114,7 @@ read_account: Final = msgspec.json.Decoder(AccountView).decode
 def written(invocation: Invocation) -> bytes:
     """Write *invocation* on one line. Raises `Invalid` for what cannot be asked for over HTTP."""
     invocation = typed(invocation)
+    check_numbers(invocation)  # JSON has no word for some, and a null would mean none at all
     for field in ("options", "task_id"):
         if getattr(invocation, field):
             raise Invalid(

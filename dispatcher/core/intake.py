@@ -118,7 +118,7 @@ def examine(
     """
     invocation = _named(invocation, place)
     _check_words(invocation)
-    _check_numbers(invocation)
+    check_numbers(invocation)
     listed = invocation.function in rules.functions and invocation.function != "*"
     if not listed and not rules.unlisted:
         raise Invalid(
@@ -206,7 +206,8 @@ def _check_words(invocation: Invocation) -> None:
             raise Invalid(f"option {name!r} is not one that can be sent", pointer="/options")
 
 
-def _check_numbers(invocation: Invocation) -> None:
+def check_numbers(invocation: Invocation) -> None:
+    """Raise `Invalid` for a number that no time can be."""
     for name, value, low in (
         ("priority", invocation.priority, -SECONDS_MAX),
         ("delay_s", invocation.delay_s, 0.0),

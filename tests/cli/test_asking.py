@@ -113,6 +113,7 @@ def test_what_is_refused_says_why(ask):
     assert "there is no account 'nobody'" in err
     assert ask("enqueue", "no-slash")[0] == 64
     assert ask("enqueue", "fc/f", "--delay", "-1")[0] == 64
+    assert ask("enqueue", "fc/f", "--delay", "nan")[0] == 64
     assert ask("enqueue", "fc/f", "--nonsense")[0] == 64
 
 

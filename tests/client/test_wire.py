@@ -9,6 +9,7 @@ from hypothesis import strategies as st
 
 from dispatcher.client import wire
 from dispatcher.core.model import Invocation
+from dispatcher.errors import Invalid
 from dispatcher.web import wire as other_side
 
 JSON = st.recursive(
@@ -46,6 +47,16 @@ def test_the_function_gets_what_the_caller_gave(payload):
 def test_only_what_comes_out_as_it_went_in_is_sent_as_json(payload, inline):
     line = json.loads(wire.written(Invocation(account="a", function="f", payload=payload)))
     assert ("payload" in line, "payload_base64" in line) == (inline, not inline)
+
+
+@pytest.mark.parametrize("field", ["priority", "delay_s", "expires_s"])
+@pytest.mark.parametrize(
+    "value", [float("nan"), float("inf"), 10**400], ids=["nan", "inf", "large"]
+)
+def test_a_number_that_json_has_no_word_for_is_refused_and_not_left_out(field, value):
+    with pytest.raises(Invalid, match="number of seconds") as caught:
+        wire.written(Invocation(**{"account": "a", "function": "f", field: value}))
+    assert caught.value.pointer == f"/{field}"
 
 
 def test_what_is_not_said_is_not_sent():
