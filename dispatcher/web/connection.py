@@ -380,7 +380,7 @@ class Connection(BaseProtocol):
             else:
                 return
             await self._part()
-        except ConnectionError:
+        except OSError:
             self.abort()  # the peer left, and there is nobody to answer
         except Exception as error:  # noqa: BLE001 -- the boundary
             # This should never run: the application answers for its own errors.

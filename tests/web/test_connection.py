@@ -2,8 +2,10 @@
 
 import asyncio
 import contextlib
+import errno
 import logging
 from collections.abc import AsyncGenerator
+from typing import Any
 
 import pytest
 
@@ -144,6 +146,36 @@ async def test_after_garbage_a_peer_that_stays_is_left_soon():
         assert len(site.listener._guard) == 1
         await asyncio.sleep(LINGERING_S + 1)
         assert len(site.listener._guard) == 0
+
+
+class Gone(asyncio.Transport):
+    """The way to a peer that has hung up a moment ago, of which nobody has been told yet."""
+
+    aborted = False
+
+    def get_extra_info(self, name: str, default: Any = None) -> Any:
+        return default
+
+    def write(self, data: bytes | bytearray | memoryview) -> None:
+        pass
+
+    def write_eof(self) -> None:
+        raise OSError(errno.ENOTCONN, "Transport endpoint is not connected")
+
+    def abort(self) -> None:
+        self.aborted = True
+
+
+async def test_garbage_of_a_peer_that_is_gone_is_not_worth_a_line(caplog):
+    caplog.set_level(logging.INFO)
+    app = App(Routes().table(), ServerSettings())
+    connection, wire = Connection(Guard(Limits()), app.answer, asks_token=True), Gone()
+    connection.connection_made(wire)
+    connection.data_received(b"\x16\x03\x01 garbage\r\n\r\n")
+    await asyncio.sleep(1)
+    assert wire.aborted
+    assert not caplog.records
+    connection.connection_lost(None)
 
 
 async def test_a_chunk_that_is_none_ends_the_body_and_the_connection():
