@@ -1,7 +1,7 @@
 """
 What a scrape of `/metrics` costs, and what of it the event loop feels.
 
-    python benchmarks/bench_metrics.py [--rounds 7]
+    python benchmarks/bench_metrics.py [--rounds 7] [--series 1000 10000 50000]
 
 The configuration lists so many functions and tenants, and each has ended something, so that
 the page has 1000, 10 000 and 50 000 series. Measured are: the snapshot, the only part that runs
@@ -23,7 +23,7 @@ from dispatcher.engine import Engine
 from dispatcher.metrics import make_registry, render
 from dispatcher.wiring import open_engine
 
-SERIES = (1000, 10_000, 50_000)
+SERIES = [1000, 10_000, 50_000]
 #: Series that each function and tenant brings: in flight, ended, sent, queued and others.
 SERIES_EACH = 8
 
@@ -96,13 +96,13 @@ async def measure(base: Path, wanted: int, rounds: int) -> list[str]:
     ]
 
 
-async def main(base: Path, rounds: int) -> None:
+async def main(base: Path, sizes: list[int], rounds: int) -> None:
     table(
         (
             *("series", "KiB", "on the loop, CPU ms", "page, CPU ms", "page, ms"),
             *("plain page, CPU ms", "x plain"),
         ),
-        [await measure(base, wanted, rounds) for wanted in SERIES],
+        [await measure(base, wanted, rounds) for wanted in sizes],
     )
 
 
@@ -110,7 +110,8 @@ if __name__ == "__main__":
     parser = argparse.ArgumentParser(description=__doc__)
     parser.formatter_class = argparse.RawDescriptionHelpFormatter
     parser.add_argument("--rounds", type=int, default=7)
+    parser.add_argument("--series", type=int, nargs="*", default=SERIES, help="about so many")
     options = parser.parse_args()
     print(f"{machine()}; {options.rounds} rounds", flush=True)
     with folder() as where:
-        run(main, where, options.rounds)
+        run(main, where, options.series, options.rounds)
