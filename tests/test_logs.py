@@ -73,13 +73,17 @@ def test_what_is_not_known_is_left_out(line):
 
 
 def test_what_others_say_is_left_out_where_a_line_of_ours_says_it(capsys, monkeypatch):
-    root, others = logging.getLogger(), ("aiohttp.server", "credentials")
-    for logger in (root, *map(logging.getLogger, others)):
-        monkeypatch.setattr(logger, "level", logger.level)
+    others = [logging.getLogger(name) for name in ("aiohttp.server", "credentials")]
+    root = logging.getLogger()
+    levels = [logger.level for logger in (root, *others)]
     monkeypatch.setattr(root, "handlers", [])  # or they would be closed
-    configure_logging(as_json=True)
-    for name in others:
-        logging.getLogger(name).error("a trace for each malformed request, or missing key")
-    logging.getLogger("dispatcher.x").warning("credentials_failed: there are none")
+    try:
+        configure_logging(as_json=True)
+        for logger in others:
+            logger.error("a trace for each malformed request, or missing key")
+        logging.getLogger("dispatcher.x").warning("credentials_failed: there are none")
+    finally:
+        for logger, level in zip((root, *others), levels, strict=True):
+            logger.setLevel(level)
     (line,) = capsys.readouterr().err.splitlines()
     assert json.loads(line)["event"] == "credentials_failed"

@@ -20,6 +20,7 @@ from dispatcher.core.model import (
     State,
     Verdict,
 )
+from dispatcher.core.trace_context import TRACEPARENT, TRACESTATE
 from dispatcher.core.views import Acceptance, AccountView, View, WaitingFor
 from dispatcher.errors import Invalid
 
@@ -37,6 +38,8 @@ class _Asked(Struct, kw_only=True, omit_defaults=True):
     idempotency_key: str | None = None
     type: CallType | None = None
     callback_url: str | None = None
+    traceparent: str | None = None
+    tracestate: str | None = None
 
 
 class _Told(Struct, kw_only=True, omit_defaults=True):
@@ -115,8 +118,12 @@ def written(invocation: Invocation) -> bytes:
     """Write *invocation* on one line. Raises `Invalid` for what cannot be asked for over HTTP."""
     invocation = typed(invocation)
     check_numbers(invocation)  # JSON has no word for some, and a null would mean none at all
-    for field in ("options", "task_id"):
-        if getattr(invocation, field):
+    options = invocation.options
+    for field, given in (
+        ("options", options.keys() - {TRACEPARENT, TRACESTATE}),
+        ("task_id", invocation.task_id),
+    ):
+        if given:
             raise Invalid(
                 "only the drop-in endpoints and code in process have it", pointer=f"/{field}"
             )
@@ -135,6 +142,8 @@ def written(invocation: Invocation) -> bytes:
             idempotency_key=invocation.idempotency_key,
             type=invocation.type,
             callback_url=invocation.callback_url,
+            traceparent=options.get(TRACEPARENT),
+            tracestate=options.get(TRACESTATE),
         )
     )
 

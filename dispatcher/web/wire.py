@@ -23,6 +23,7 @@ from dispatcher.core.model import (
     Verdict,
 )
 from dispatcher.core.rules import AccountRules, FunctionRules, TenantRules
+from dispatcher.core.trace_context import carried
 from dispatcher.core.views import AccountView, View, WaitingFor
 from dispatcher.errors import Invalid
 from dispatcher.web.bodies import json_flaw
@@ -130,6 +131,8 @@ class NewInvocation(Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tru
     callback_url: (
         Annotated[str, _said("Where to post the end.", format="uri", maxLength=2048)] | None
     ) = None
+    traceparent: TraceParent | None = None
+    tracestate: Annotated[str, _said("What goes with `traceparent`.")] | None = None
 
 
 class ErrorText(Struct, frozen=True, forbid_unknown_fields=True):
@@ -265,7 +268,7 @@ def invocation_of(
     body: NewInvocation, key: str | None = None, trace: dict[str, str] | None = None
 ) -> Invocation:
     """
-    Return the invocation that *body* asks for; *key* is that of the header, *trace* its caller's.
+    Return the invocation that *body* asks for; *key* and *trace* are those of the headers.
 
     Raises `Invalid` where two fields contradict each other.
     """
@@ -285,7 +288,7 @@ def invocation_of(
         idempotency_key=key,
         type=body.type,
         callback_url=body.callback_url,
-        options=trace or {},
+        options=carried(body.traceparent, body.tracestate) or trace or {},
     )
 
 

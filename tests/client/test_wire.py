@@ -71,3 +71,11 @@ def test_a_line_that_is_neither_accepted_nor_refused_is_no_answer():
         wire.read_lines(b"{}\n", 1)
     with pytest.raises(msgspec.DecodeError):
         wire.read_lines(b'{"id":"i1"}\n{"id":"i2"}\n', 1)
+
+
+def test_a_trace_is_the_one_option_that_goes_over_http():
+    trace = {"traceparent": f"00-{'a' * 32}-{'b' * 16}-01", "tracestate": "v=1"}
+    invocation = Invocation(account="cn", function="f", options=trace)
+    sent = msgspec.json.decode(wire.written(invocation), type=other_side.NewInvocation)
+    assert other_side.invocation_of(sent).options == trace
+    assert b"trace" not in wire.written(Invocation(account="cn", function="f"))

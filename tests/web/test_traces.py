@@ -33,6 +33,17 @@ async def test_the_headers_of_a_call_of_the_api(face, engine, headers, options):
     assert [taken.options for taken in engine.invocations] == [options] * 3
 
 
+async def test_an_invocation_may_have_a_trace_of_its_own(face, engine):
+    own = {"traceparent": f"00-{TRACE[::-1]}-{SPAN}-00", "tracestate": "own=1"}
+    jobs = [{**JOB, **own}, JOB, {**JOB, "traceparent": "nonsense"}]
+    lines = "\n".join(map(json.dumps, jobs))
+    headers = {"Content-Type": "application/x-ndjson", **W3C}
+    async with face.post("/v1/invocations", data=lines, headers=headers) as response:
+        assert response.status == 200
+        await response.read()
+    assert [taken.options for taken in engine.invocations] == [own, W3C, W3C]
+
+
 @pytest.mark.real_time
 async def test_the_headers_of_the_providers_own_calls(tmp_path: Path):
     event = {"X-Amz-Invocation-Type": "Event"}
