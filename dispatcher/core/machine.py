@@ -7,20 +7,19 @@ taken here, at the decision; whoever carries the effects out must do so before h
 """
 
 import math
-from collections.abc import Callable
-from typing import Final, Unpack, assert_never
+from typing import assert_never
 
 from dispatcher.core.account import Account
-from dispatcher.core.deadlines import Deadlines, source_of
-from dispatcher.core.doubt import ARRIVES_S, Orphans, doubt, may_go_again_at
-from dispatcher.core.effects import Effect, Finish, Known, Launch, Return, Stop, Warn, Watch
+from dispatcher.core.deadlines import source_of
+from dispatcher.core.doubt import ARRIVES_S, doubt, may_go_again_at
+from dispatcher.core.effects import Effect, Finish, Launch, Return, Stop, Warn, Watch
+from dispatcher.core.ends import Ends
 from dispatcher.core.gates import Slot
 from dispatcher.core.job import Job
 from dispatcher.core.lifecycle import ENDED, Move, after
 from dispatcher.core.model import (
     Accepted,
     CallType,
-    Completion,
     Denied,
     Failure,
     GateKind,
@@ -42,40 +41,12 @@ from dispatcher.core.retry import (
     retry_after_s,
 )
 from dispatcher.core.rules import Rules
-from dispatcher.core.statistics import Counters
 
 __all__ = ["Effect", "Finish", "Launch", "Machine", "Return", "Stop", "Warn", "Watch"]
 
-#: Moves to an end which does not say that nothing runs.
-_MAY_RUN_ON: Final = (Move.LOSE, Move.CANCEL)
 
-#: How an attempt may end that is the end of its invocation, too.
-_MOVE_AFTER: Final = {
-    Verdict.SUCCEEDED: Move.SUCCEED,
-    Verdict.STOPPED: Move.CANCEL,
-    Verdict.EXPIRED: Move.EXPIRE,
-}
-
-
-class Machine:
+class Machine(Ends):
     """All accounts and every invocation that has not ended."""
-
-    def __init__(self, rules: Rules, uniform: Callable[[], float]) -> None:
-        """*uniform* gives random numbers from 0 up to 1; nothing else here is left to chance."""
-        self.rules = rules
-        self.counters = Counters()
-        self.jobs: dict[str, Job] = {}
-        self.accounts: dict[str, Account] = {}
-        self._uniform = uniform
-        self._deadlines = Deadlines()
-        self.orphans = Orphans(self._deadlines)
-        for name in rules.accounts:
-            self.accounts[name] = Account(name, rules.accounts[name])
-            self.counters.add_account(name)
-
-    def account_of(self, job: Job) -> Account:
-        """Return the account that *job* belongs to."""
-        return self.accounts[job.lane.tenant.account]
 
     # -- Stimuli: what comes in, and what an operator wants
 
@@ -245,117 +216,6 @@ class Machine:
         account.backlog.add(job, now)
         return [Return(job, failure_of(outcome), job.maybe_sent)]
 
-    # -- Stimuli: the end of a run
-
-    def completed(self, job: Job, completion: Completion, now: float) -> list[Effect]:
-        """Take the news that an attempt of *job* has ended; repeats and strangers do nothing."""
-        account, slot, verdict = self.account_of(job), job.slot, completion.verdict
-        stale = completion.attempt not in (None, job.attempt) or job.state in ENDED
-        if stale or (slot is None and not job.maybe_sent):
-            self.counters.late_completions[account.name,] += 1
-            return []
-        if job.state is State.WAITING:  # about to be sent again, and it ran after all
-            account.backlog.drop(job)
-            if slot is not None:
-                slot.lost_until = -math.inf
-        if verdict is Verdict.SUCCEEDED or verdict is Verdict.FAILED:
-            run_s = completion.run_s
-            if run_s is None and job.sent_at is not None:
-                run_s = now - job.sent_at
-            self._learn(account, job, run_s)
-        if slot is not None:
-            account.ended(job.lane.function, slot, completion, now)
-        delay_s = completion.true_start_delay_s
-        if delay_s is not None:
-            account.times.start_delay_s.observe(delay_s)
-        return [self._run_ended(job, verdict, now, completion.result, completion.failure, delay_s)]
-
-    def _run_ended(
-        self,
-        job: Job,
-        verdict: Verdict,
-        now: float,
-        result: bytes | None,
-        failure: Failure | None,
-        start_delay_s: float | None = None,
-        reply: Replied | None = None,
-    ) -> Effect:
-        known = Known(result=result, failure=failure, start_delay_s=start_delay_s, reply=reply)
-        if (move := _MOVE_AFTER.get(verdict)) is not None:
-            return self._finish(job, move, now, **known)
-        failure = known["failure"] = failure or Failure("function_error", "the function failed")
-        attempts_max = 1 if job.once else job.lane.function.rules.attempts_max
-        if job.attempt >= attempts_max or job.stopping:
-            return self._finish(job, Move.BURY, now, **known)
-        if job.state is not State.WAITING:
-            job.state = after(job.state, Move.RETURN)
-        if job.slot is not None:
-            self._release(self.account_of(job), job.slot, now)
-        job.next_attempt()
-        job.waits_for = GateKind.RETRY
-        job.wakes_at = now + backoff_s(self.rules.retry, job.attempt - 1, self._uniform)
-        self.account_of(job).backlog.add(job, now)
-        return Return(job, failure, maybe_sent=False)
-
-    def ended_after_all(self, invocation_id: str, attempt: int, now: float) -> None:
-        """Take the news that what ended uncertain or cancelled runs no more: its slot is free."""
-        slot = self.orphans.pop(invocation_id, attempt)
-        if slot is not None:
-            slot.job.lane.function.jobs -= 1
-            self._release(self.account_of(slot.job), slot, now)
-
-    def _learn(self, account: Account, job: Job, run_s: float | None) -> None:
-        if run_s is None or not 0.0 <= run_s < math.inf:
-            return  # nobody measured it, or whoever did was wrong
-        account.times.run_s.observe(run_s)
-        job.lane.function.durations.add(run_s)
-
-    def tracking_changed(
-        self, account: str, function: str, qualifier: str | None, why: str | None
-    ) -> bool:
-        """
-        Take note that ends of a function cannot be learned, and why, or (None) that they can.
-
-        Meanwhile the ends of its runs are estimated, also of those that run already. Returns
-        whether this is news.
-        """
-        gate = self.accounts[account].function(function)
-        if (gate.untracked.get(qualifier) is None) == (why is None):
-            return False
-        if why is None:
-            del gate.untracked[qualifier]
-        else:
-            gate.untracked[qualifier] = why
-        for slot in self._deadlines.of(gate, qualifier):
-            if slot.job.state is State.RUNNING and slot.job.sent_at is not None:
-                self._deadlines.hold_run(slot, slot.job.sent_at, source_of(slot.job))
-        return True
-
-    def _give_up(self, job: Job, failure: Failure, now: float) -> Finish:
-        """End what will not be sent again; an earlier send may still come to something."""
-        if job.maybe_sent:
-            return self._lose(job, failure, now)
-        return self._finish(job, Move.BURY, now, failure=failure)
-
-    def _lose(self, job: Job, failure: Failure, now: float) -> Finish:
-        return self._finish(job, Move.LOSE, now, failure=failure, forced=True)
-
-    def _finish(self, job: Job, move: Move, now: float, **known: Unpack[Known]) -> Finish:
-        function, tenant, slot = job.lane.function, job.lane.tenant, job.slot
-        job.state = state = after(job.state, move)
-        assert state in ENDED, state
-        orphaned = False
-        if slot is not None:
-            if slot.lost_until > now and move in _MAY_RUN_ON:
-                job.slot = None
-                orphaned = self.orphans.adopt(slot, now)
-            if not orphaned:
-                self._release(self.accounts[tenant.account], slot, now)
-        del self.jobs[job.id]
-        function.jobs -= not orphaned
-        self.counters.ended[tenant.account, function.label, tenant.label, state] += 1
-        return Finish(job=job, state=state, **known)
-
     # -- Decisions
 
     def due(self, now: float, *, at_most: float = math.inf) -> list[Effect]:
@@ -449,11 +309,3 @@ class Machine:
         for account in self.accounts.values():
             at = min(at, account.next_time(now))
         return None if at == math.inf else at
-
-    # -- Small steps
-
-    def _release(self, account: Account, slot: Slot, now: float) -> None:
-        slot.job.slot = None
-        if slot.entry is not None:
-            self._deadlines.keep(slot)
-        account.give_back(slot, now)

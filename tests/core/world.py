@@ -53,6 +53,22 @@ def function_of(completion: Source = Source.CALLBACK, **fields: Any) -> Function
     return FunctionRules(completion=completion, **fields)
 
 
+def world_of(functions: Any = None, tenants: Any = None, **account: Any) -> "World":
+    """Return a world of one account whose random delays are always a half of their bound."""
+    return World(rules_of(functions, tenants, **account), lambda: 0.5)
+
+
+def only(effects: list[Effect], kind: type[Any]) -> Any:
+    """Return the one effect that there is."""
+    (effect,) = effects
+    assert isinstance(effect, kind), effects
+    return effect
+
+
+def states(*jobs: Job) -> list[str]:
+    return [job.state for job in jobs]
+
+
 class World:
     """A machine and what surrounds it; every effect is checked, and carried out as far as told."""
 
