@@ -46,6 +46,8 @@ EXPORT_EVERY_MS: Final = 1000
 CLOSE_MAX_S: Final = 2.0
 """How long the collector gets for the last spans."""
 
+_SAMPLED: Final = "13579bdf"
+"""How a `traceparent` ends whose trace is kept."""
 _PROVIDERS: Final = {Provider.ALIYUN_FC: "alibaba_cloud", Provider.AWS_LAMBDA: "aws"}
 
 
@@ -176,6 +178,8 @@ class Tracer:
     def observe(self, effects: Sequence[Effect], now: float) -> None:
         """Note what the machine decided at *now*, on the loop's clock."""
         for effect in effects:
+            if isinstance(effect, Warn | Stop) or not _is_kept(effect.job):
+                continue
             match effect:
                 case Launch(job=job):
                     self._waited(job, now)
@@ -191,8 +195,6 @@ class Tracer:
                         self._ran(job, effect.failure, effect)
                     elif job.first_sent_at is None:
                         self._waited(job, now, effect.state)
-                case Stop() | Warn():
-                    pass
 
     def _waited(self, job: Job, now: float, ended: State | None = None) -> None:
         """Write down a wait, from when it was due; *ended* if nothing was sent after it."""
@@ -219,6 +221,8 @@ class Tracer:
 
     def sending(self, job: Job, call: Call) -> Call:
         """Begin to send; return the call with what the function shall know of the trace."""
+        if not _is_kept(job):
+            return call  # it tells the function that nobody keeps the trace
         account = self._accounts[job.lane.tenant.account]
         kind = self._trace.SpanKind.CLIENT
         span = self._begin("send", job, self._wall_ns(), kind=kind)
@@ -287,6 +291,12 @@ class Tracer:
         if status is not None:
             span.set_attribute("http.response.status_code", status)
         span.set_status(self._trace.StatusCode.ERROR, why)
+
+
+def _is_kept(job: Job) -> bool:
+    """Tell whether the spans of *job* are kept: its first one has decided that."""
+    parent = None if job.options is None else job.options.get(TRACEPARENT)
+    return parent is None or parent[-1:] in _SAMPLED
 
 
 def _reason(error: Exception) -> str:

@@ -258,6 +258,20 @@ async def test_a_caller_that_is_not_sampled_is_not_but_its_trace_goes_on():
     assert call.options["traceparent"].endswith("-00")
 
 
+async def test_what_is_no_context_is_no_trace_and_no_error(spans):
+    journal = MemoryJournal(retention_s=86400)
+    async with rig(spans.config, journal=journal) as held:  # as if tracing had been off
+        held.engine.pause("main")
+        ticket = held.enqueue(options={"traceparent": "nonsense"})
+        await ticket.accepted()
+    async with rig(spans.config, journal=journal, tracer=spans.tracer) as held:
+        await held.engine.end_of(ticket.id)
+        assert spans.all == []
+        await held.enqueue(options={"traceparent": "nonsense"}).ended()
+        assert len({ids(span)[0] for span in spans.all}) == 1
+        assert len(spans.all) == 4
+
+
 async def test_a_part_of_the_traces_that_begin_here_is_kept_whole():
     spans = Spans(ratio=0.0)
     async with rig(spans.config, tracer=spans.tracer) as held:
