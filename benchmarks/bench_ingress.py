@@ -5,7 +5,8 @@ What the Lambda endpoint costs beside `POST /v1/invocations`: the CPU time of th
 
 Both accept the same job into the same journal. Requests to the Lambda endpoint are as boto3 sends
 them, each signed by itself with an id of its own, so each is verified and remembered; signing is
-done beforehand. Rounds alternate. The cloud takes nothing: invocations are accepted and wait.
+done beforehand. The id is a key: what the journal does for it, it does for an idempotency key as well.
+Rounds alternate. The cloud takes nothing: invocations are accepted and wait.
 """
 
 import argparse
@@ -23,6 +24,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import uvloop
+from common import table
 
 from dispatcher.config import parse
 from dispatcher.service import keep_out_of_collections, run_loop
@@ -208,12 +210,15 @@ def main() -> None:
             server.stdin.write("\n")
             figures[name].append((float(server.stdout.readline()) - before_s) / len(requests))
     server.communicate()
-    base = statistics.median(figures["POST /v1/invocations"])
-    print(f"{'case':<24}{'CPU us':>8}{'x':>7}")
-    for name, took in figures.items():
-        print(
-            f"{name:<24}{statistics.median(took) * 1e6:>8.1f}{statistics.median(took) / base:>7.2f}"
-        )
+    took = {name: statistics.median(rounds) * 1e6 for name, rounds in figures.items()}
+    plain, keyed = (took[name] for name in list(cases)[:2])
+    table(
+        ("case", "CPU us", "of the API's", "of that with a key"),
+        [
+            (name, f"{each:.1f}", f"{each / plain:.2f}", f"{each / keyed:.2f}")
+            for name, each in took.items()
+        ],
+    )
 
 
 if __name__ == "__main__":
