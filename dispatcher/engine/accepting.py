@@ -276,18 +276,22 @@ class Accepting(News):
             account = entry.record.account
             if self.tracer is not None:
                 self.tracer.accepted(entry.record.id, verdict)
-            if verdict is None:
-                ticket.settle(self._admit(entry))
+            with self._lock:  # so that who asks from another thread sees it counted once
+                job = self._admit(entry) if verdict is None else None
+                self._arriving -= 1
+                self._arriving_bytes -= len(entry.payload)
+            if job is not None:
+                ticket.settle(job)
                 tenant = self.machine.accounts[account].tenant(entry.record.tenant).label
                 self.accepted[account, tenant, source] += 1
                 self.accept_s[account,].observe(now - since)
             elif isinstance(verdict, Duplicate) and verdict.same_job:
                 ticket.settle(verdict.id)
             else:
+                assert verdict is not None
                 error = _refusal(verdict)
                 self.rejected[account, getattr(error, "reason", "journal")] += 1
                 ticket.settle(error)
-        self._leave(len(batch), _payload_bytes(batch))
 
     def _admit(self, entry: Entry) -> Job:
         record = entry.record

@@ -1,6 +1,7 @@
 import itertools
 import time
 from contextlib import suppress
+from typing import Any
 
 import anyio
 import anyio.lowlevel
@@ -57,6 +58,24 @@ async def test_the_queue_is_full_exactly_at_its_bound_and_the_caller_never_waits
         assert median_us < 50
         assert r.engine.statistics().rejected == {("main", "queue_full"): 1}
         r.engine.settings = settings(more="[server]\ndrain_max_s = 0")
+
+
+async def test_what_is_accepted_counts_once_at_any_time(monkeypatch):
+    """Other threads may look in between, and would be refused where it counted twice."""
+    counts: list[int] = []
+    settle = Ticket.settle
+    async with rig() as r:
+
+        def counted(ticket: Ticket, verdict: Any) -> None:
+            counts.append(len(r.engine.machine.jobs) + r.engine._arriving)
+            settle(ticket, verdict)
+
+        monkeypatch.setattr(Ticket, "settle", counted)
+        r.engine.pause("main")
+        tickets = [r.enqueue(payload=b"%d" % number) for number in range(10)]
+        for ticket in tickets:
+            await ticket.accepted()
+    assert counts == [10] * 10
 
 
 async def test_what_has_ended_makes_room():
