@@ -5,11 +5,11 @@ Only what is documented is public: the HTTP API, the configuration file, the nam
 metrics, the command line, and the names below.
 """
 
-from dispatcher.config import Settings
+import importlib
+from typing import TYPE_CHECKING, Final
+
 from dispatcher.core.model import Completion, Failure, Invocation, Query, State, Verdict
 from dispatcher.core.views import Acceptance, End
-from dispatcher.embed import Dispatcher
-from dispatcher.engine import Ticket
 from dispatcher.errors import (
     ConfigError,
     DiskFull,
@@ -27,6 +27,11 @@ from dispatcher.errors import (
     Rejected,
 )
 from dispatcher.version import __version__
+
+if TYPE_CHECKING:
+    from dispatcher.config import Settings
+    from dispatcher.embed import Dispatcher
+    from dispatcher.engine import Ticket
 
 __all__ = [
     "Acceptance",
@@ -56,3 +61,22 @@ __all__ = [
     "Verdict",
     "__version__",
 ]
+
+#: Imported when they are asked for: a health check, say, needs none of what they bring along.
+_LATER: Final = {
+    "Dispatcher": "dispatcher.embed",
+    "Settings": "dispatcher.config",
+    "Ticket": "dispatcher.engine",
+}
+
+
+def __getattr__(name: str) -> object:
+    if name not in _LATER:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    found: object = getattr(importlib.import_module(_LATER[name]), name)
+    globals()[name] = found
+    return found
+
+
+def __dir__() -> list[str]:
+    return sorted({*globals(), *_LATER})

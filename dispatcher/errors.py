@@ -18,6 +18,7 @@ The errors that callers may meet, as one tree.
   * JournalError          the journal failed: what it was told may not be on disk
     * JournalLocked       ... because another process uses it
     * JournalDamaged      ... because its file is not what was written
+  * Unreachable           a client got no answer from its sidecar
 
 What became of an invocation in the cloud is not an error but an `Outcome` (core/model.py).
 A broken promise inside this program is an `AssertionError`.
@@ -141,6 +142,19 @@ class JournalLocked(JournalError):
 
 class JournalDamaged(JournalError):
     """The journal's file is not what was written; it was left untouched."""
+
+
+class Unreachable(DispatcherError):
+    """
+    The sidecar cannot be reached, or its answer did not come.
+
+    *maybe_done*: the request was sent, so what it asked for may have happened all the same.
+    """
+
+    def __init__(self, message: str, *, maybe_done: bool) -> None:
+        """Say what the network did."""
+        super().__init__(message)
+        self.maybe_done = maybe_done
 
 
 def first_of(error: BaseException) -> BaseException:

@@ -1,22 +1,23 @@
-"""The commands that run something: serve, check, emulate, demo."""
+"""
+The commands that run something: serve, check, emulate, demo.
+
+Each imports what it needs when it runs: a health check every few seconds starts the program too.
+"""
 
 import json
 import sys
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
-import anyio
 import typer
 
-import dispatcher.demo as demonstration
-from dispatcher import emulator
 from dispatcher.cli.asking import asking, dead
 from dispatcher.cli.codes import Code
 from dispatcher.cli.health import health
-from dispatcher.config import Settings, address, load, shown, warnings
-from dispatcher.config.shape import spelled
-from dispatcher.service import configure_logging, run_loop, serve
 from dispatcher.version import __version__
+
+if TYPE_CHECKING:
+    from dispatcher.config import Settings
 
 app = typer.Typer(
     add_completion=False,
@@ -71,6 +72,8 @@ def serve_command(
     """
     if log not in ("auto", "json", "text"):
         raise typer.BadParameter("expected auto, json or text", param_hint="--log")
+    from dispatcher.service import configure_logging, run_loop, serve  # noqa: PLC0415
+
     configure_logging(as_json=log == "json" or (log == "auto" and not sys.stderr.isatty()))
     run_loop(serve, config)
 
@@ -97,6 +100,8 @@ def check(
     Exits 78 with the path of every wrong key, or says what each account's limits come to and
     warns of what works but is probably not meant.
     """
+    from dispatcher.config import load, shown, warnings  # noqa: PLC0415
+
     settings = load(config)
     if print_config:
         typer.echo(json.dumps(shown(settings), indent=2))
@@ -117,9 +122,12 @@ def check(
     typer.echo(f"{config}: good")
 
 
-def _look(settings: Settings) -> None:
+def _look(settings: "Settings") -> None:
     """Ask the clouds; what they do not say is no error of the configuration."""
-    from dispatcher.cli import online  # noqa: PLC0415 -- only here
+    import anyio  # noqa: PLC0415
+
+    from dispatcher.cli import online  # noqa: PLC0415
+    from dispatcher.config.shape import spelled  # noqa: PLC0415
 
     for finding in anyio.run(online.look, settings):
         name = spelled(
@@ -149,6 +157,10 @@ def emulate(
     Without a configuration it has one account of each provider, in which every function
     exists. What happened is at /_emulator/statistics.
     """
+    from dispatcher import emulator  # noqa: PLC0415
+    from dispatcher.config import address  # noqa: PLC0415
+    from dispatcher.service import run_loop  # noqa: PLC0415
+
     try:
         where = address(listen)
     except ValueError as error:
@@ -170,8 +182,8 @@ def emulate(
     )
 
 
-@app.command()
-def demo(
+@app.command("demo")
+def demo_command(
     fast: Annotated[
         bool, typer.Option("--fast", help="A smaller burst, for tests: about ten seconds.")
     ] = False,
@@ -181,5 +193,9 @@ def demo(
 
     First without it, then with it; exits 0 if the promise held.
     """
-    held = anyio.run(demonstration.run, fast)
+    import anyio  # noqa: PLC0415
+
+    from dispatcher import demo  # noqa: PLC0415
+
+    held = anyio.run(demo.run, fast)
     raise typer.Exit(Code.OK if held else Code.FAILED)

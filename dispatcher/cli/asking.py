@@ -8,16 +8,15 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
-from rich.console import Console
-from rich.table import Table
 
 from dispatcher.cli.codes import Code
-from dispatcher.config import tokens
 from dispatcher.core.model import CallType, Invocation, Query, Record, State
 from dispatcher.core.views import AccountView
 from dispatcher.errors import ConfigError
 
 if TYPE_CHECKING:
+    from rich.console import Console
+
     from dispatcher.client import BlockingClient
 
 Url = Annotated[
@@ -43,6 +42,7 @@ dead = typer.Typer(no_args_is_help=True, help="List dead invocations, or let the
 
 def _client(url: str, token_file: Path | None) -> "BlockingClient":
     from dispatcher.client import BlockingClient  # noqa: PLC0415 -- `serve` starts without it
+    from dispatcher.config import tokens  # noqa: PLC0415
 
     token = None
     if token_file is not None:
@@ -58,6 +58,8 @@ def _client(url: str, token_file: Path | None) -> "BlockingClient":
 
 def _busy(words: str) -> AbstractContextManager[object]:
     """Show on a terminal that something goes on; elsewhere nothing."""
+    from rich.console import Console  # noqa: PLC0415 -- what prints no more than a line does without
+
     return Console(stderr=True).status(words)
 
 
@@ -138,12 +140,14 @@ def status(
 
         typer.echo(json.dumps(msgspec.to_builtins(accounts), indent=2))
         return
+    from rich.console import Console  # noqa: PLC0415
+
     console = Console(soft_wrap=True)
     for account in accounts:
         _show_account(console, account)
 
 
-def _show_account(console: Console, account: AccountView) -> None:
+def _show_account(console: "Console", account: AccountView) -> None:
     paused = "  [bold]PAUSED[/bold]" if account.paused else ""
     console.print(
         f"[bold]{account.name}[/bold]  {account.provider} {account.account_id} {account.region}"
@@ -190,7 +194,9 @@ def _why(function: object, account: AccountView) -> str:
     return ""
 
 
-def _show(console: Console, head: tuple[str, ...], rows: list[tuple[object, ...]]) -> None:
+def _show(console: "Console", head: tuple[str, ...], rows: list[tuple[object, ...]]) -> None:
+    from rich.table import Table  # noqa: PLC0415
+
     if not rows:
         return
     table = Table(*head, box=None, pad_edge=True, header_style="dim")

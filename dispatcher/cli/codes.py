@@ -2,7 +2,6 @@
 
 from enum import IntEnum
 
-from dispatcher.client import Unreachable
 from dispatcher.errors import (
     ConfigError,
     DiskFull,
@@ -11,6 +10,7 @@ from dispatcher.errors import (
     JournalLocked,
     QueueFull,
     Rejected,
+    Unreachable,
 )
 
 

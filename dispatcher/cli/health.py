@@ -10,7 +10,6 @@ import typer
 
 from dispatcher.cli.asking import DEFAULT_URL, Url
 from dispatcher.cli.codes import Code
-from dispatcher.config import web_url
 
 ANSWER_MAX_S = 3.0
 _SHOWN_MAX = 500
@@ -66,6 +65,8 @@ def _connection(url: str) -> Iterator[http.client.HTTPConnection]:
 def _open(url: str) -> http.client.HTTPConnection:
     if url.startswith("unix:"):
         return _UnixConnection(url.removeprefix("unix:"))
+    from dispatcher.config import web_url  # noqa: PLC0415 -- a socket needs no judging
+
     try:
         parts = web_url(url)
     except ValueError as error:

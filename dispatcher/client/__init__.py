@@ -8,7 +8,8 @@ errors that the dispatcher raises in process; what only a network can do is `Unr
 from dispatcher.blocking import BlockingTicket
 from dispatcher.client.blocking import BlockingClient
 from dispatcher.client.calls import Client, RemoteTicket
-from dispatcher.client.connection import Unreachable, Unwilling
+from dispatcher.client.connection import Unwilling
+from dispatcher.errors import Unreachable
 
 __all__ = [
     "BlockingClient",

@@ -17,14 +17,13 @@ from dispatcher.client import wire
 from dispatcher.client.connection import (
     Connection,
     Problem,
-    Unreachable,
     error_of_problem,
     nothing,
 )
 from dispatcher.core.lifecycle import ENDED
 from dispatcher.core.model import Completion, Invocation, Query, State
 from dispatcher.core.views import Acceptance, AccountView, End, View
-from dispatcher.errors import DispatcherError, Draining, QueueFull
+from dispatcher.errors import DispatcherError, Draining, QueueFull, Unreachable
 
 logger = logging.getLogger("dispatcher.client")
 

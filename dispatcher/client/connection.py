@@ -31,6 +31,7 @@ from dispatcher.errors import (
     PayloadTooLarge,
     QueueFull,
     Rejected,
+    Unreachable,
 )
 
 T = TypeVar("T")
@@ -60,19 +61,6 @@ _ERRORS: Final[Mapping[str, type[DispatcherError]]] = {
     "not_possible": NotPossible,
     "journal_error": JournalError,
 }
-
-
-class Unreachable(DispatcherError):
-    """
-    The sidecar cannot be reached, or its answer did not come.
-
-    *maybe_done*: the request was sent, so what it asked for may have happened all the same.
-    """
-
-    def __init__(self, message: str, *, maybe_done: bool) -> None:
-        """Say what the network did."""
-        super().__init__(message)
-        self.maybe_done = maybe_done
 
 
 class Unwilling(DispatcherError):

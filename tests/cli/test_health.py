@@ -1,5 +1,7 @@
 import http.server
 import socketserver
+import subprocess
+import sys
 import threading
 
 import pytest
@@ -65,3 +67,11 @@ def test_the_address_comes_from_the_environment(monkeypatch, capsys):
     monkeypatch.setenv("DISPATCHER_URL", "http://127.0.0.1:2")
     assert run(["health"]) == 75
     assert "127.0.0.1:2" in capsys.readouterr().err
+
+
+def test_it_starts_without_what_only_a_sidecar_needs():
+    """A container's health check starts it every few seconds."""
+    heavy = {"aiohttp", "anyio", "asyncio", "prometheus_client", "rich", "sqlite3"}
+    code = f"import sys, dispatcher.cli; print(sorted({heavy} & set(sys.modules)))"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout.strip() == "[]"

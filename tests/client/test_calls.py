@@ -63,7 +63,7 @@ async def test_every_field_arrives(client, engine):
         ({"account": "nobody"}, errors.Invalid, "/account"),
         ({"function": "no name!"}, errors.Invalid, "/function"),
         ({"payload": b"x" * 200_000}, errors.PayloadTooLarge, "/payload"),
-        ({"delay_s": -1.0}, errors.Invalid, "/delay_s"),
+        ({"tenant": "no name!"}, errors.Invalid, "/tenant"),
     ],
 )
 async def test_what_the_sidecar_refuses_is_raised_by_the_ticket(client, change, error, pointer):
