@@ -113,6 +113,7 @@ class Connection(BaseProtocol):
         "_deadline_s",
         "_guard",
         "_held_bytes",
+        "_is_full",
         "_payload",
         "_queue",
         "_reading",
@@ -157,6 +158,8 @@ class Connection(BaseProtocol):
         self._task: asyncio.Task[None] | None = None
         self._payload: StreamReader | None = None
         """The body of the request in the works."""
+        self._is_full = False
+        """Nothing is read until some of the requests that wait have been answered."""
         self._closing = False
         """No further request is taken."""
         self._spoilt = False
@@ -287,8 +290,10 @@ class Connection(BaseProtocol):
             self._spoilt = self._upgraded = upgraded
         if data:
             self.heard_at_s = self._loop.time()
-        if len(self._queue) >= PIPELINED_MAX and not self._buffer_paused:
-            self._pause_reading_for_buffer()
+        if len(self._queue) >= PIPELINED_MAX and not self._is_full:
+            self._is_full = True
+            if self.transport is not None:
+                self.transport.pause_reading()
         if self._task is not None:
             return
         if self._queue:
@@ -368,7 +373,7 @@ class Connection(BaseProtocol):
                 next_one = self._queue.popleft()
                 if self._parser is not None:
                     self._parser.message_consumed()
-                    if self._buffer_paused and len(self._queue) <= PIPELINED_MAX // 2:
+                    if self._is_full and len(self._queue) <= PIPELINED_MAX // 2:
                         self._read_on()
                 if isinstance(next_one, HttpProcessingError):
                     logger.debug("malformed request: %s", type(next_one).__name__)
@@ -397,7 +402,10 @@ class Connection(BaseProtocol):
         """Take further requests, first those of them that have been received already."""
         self.data_received(b"")
         if len(self._queue) < PIPELINED_MAX:
-            self._resume_reading_for_buffer()
+            self._is_full = False
+            wire = self.transport
+            if wire is not None and not (self._reading_paused or wire.is_closing()):
+                wire.resume_reading()
 
     async def _serve_one(self, message: RawRequestMessage, payload: StreamReader) -> bool:
         """Answer one request; False: it was the last of its connection."""
