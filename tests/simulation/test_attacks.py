@@ -238,7 +238,7 @@ def test_who_is_honest_loses_nothing_to_those_who_are_not(tmp_path: Path):
             )
             # 0 loss: every single one was accepted.
             assert set(answers) == {"202"}
-            assert all(sum(client.answers.values()) >= 5 for client in clients)
+            assert all(sum(client.answers.values()) >= 2 for client in clients)
             refused = {
                 "too large": {"413"},
                 "endless": {"413", "closed"},

@@ -53,8 +53,11 @@ async def looking(
 
 
 @asynccontextmanager
-async def running(transport: ScriptedTransport | None = None) -> AsyncIterator[Rig]:
-    async with rig(parse(CONFIG, base=Path("/")), transport=transport, wall_s=time.time) as held:
+async def running(
+    transport: ScriptedTransport | None = None, account: str = ""
+) -> AsyncIterator[Rig]:
+    config = parse(CONFIG.replace("headroom = 2", f"headroom = 2\n{account}"), base=Path("/"))
+    async with rig(config, transport=transport, wall_s=time.time) as held:
         yield held
 
 
@@ -370,10 +373,11 @@ async def test_dead_ones_are_found_redriven_and_never_markup():
 @pytest.mark.real_time
 @pytest.mark.slow
 async def test_on_a_phone_in_the_dark_nothing_is_cut_off():
-    async with running() as held, page_of(held) as page:
+    async with running(account='limit = "adaptive"\nlimit_min = 8') as held, page_of(held) as page:
         for number in range(20):
             held.enqueue("a-function-of-quite-a-long-name", tenant=f"tenant-{number}")
         await page.until(f"{TEXT}.includes('8 of 8')")
+        assert "adaptive limit 8" in await page.value(TEXT)
         await page.value("document.getElementById('search').requestSubmit()")
         await page.until("document.getElementById('rows').children.length === 8")
         for dark in (False, True):
