@@ -157,9 +157,17 @@ def _show_account(console: "Console", account: AccountView) -> None:
     )
     _show(
         console,
-        ("tenant", "weight", "reserved", "limit", "in use", "queued"),
+        ("tenant", "weight", "reserved", "limit", "in use", "queued", "oldest s"),
         [
-            (name, t.weight, t.reserved, t.limit or "-", t.in_use, t.queued)
+            (
+                name,
+                t.weight,
+                t.reserved,
+                t.limit or "-",
+                t.in_use,
+                t.queued,
+                f"{t.oldest_age_s:.0f}",
+            )
             for name, t in sorted(account.tenants.items())
         ],
     )

@@ -122,7 +122,7 @@ def test_status_shows_who_holds_what_and_who_waits(ask):
         ask("enqueue", "fc/capped", "--tenant", "web", "--payload", "{}")
     code, out, _ = ask("status")
     assert code == 0
-    for word in ("fc", "aliyun-fc", "of 20 instances", "capped", "web"):
+    for word in ("fc", "aliyun-fc", "of 20 instances", "capped", "web", "oldest"):
         assert word in out, out
     code, out, _ = ask("status", "--json")
     assert json.loads(out)[0]["name"] == "fc"
