@@ -19,6 +19,8 @@ from typing import Any
 
 sys.path.insert(0, str(Path(__file__).parent.parent))
 
+from common import machine, table
+
 from dispatcher.core.effects import Launch
 from dispatcher.core.job import Job
 from dispatcher.core.machine import Machine
@@ -131,7 +133,6 @@ class Load:
 BATCH = 100
 COLUMNS = ("admit", "due", "sent", "completed", "deadline", "decision", "alone", "life")
 ALONE = COLUMNS.index("alone")
-WIDTH = 42
 
 
 def timed(step: Callable[[], None], count: int) -> float:
@@ -196,13 +197,12 @@ def bytes_per_waiting_job(jobs: int) -> float:
     return (after - before) / jobs
 
 
-def row(name: str, load: Load) -> dict[str, float]:
-    """Measure a case and print its line."""
+def measure(name: str, load: Load, rows: list[list[str]]) -> dict[str, float]:
+    """Measure a case and add its line to *rows*."""
     times = microseconds(load)
     whole = load.completion is Source.CALLBACK  # else not every step has its own stimulus
     shown = [f"{each:.1f}" if whole or i >= ALONE else "" for i, each in enumerate(times)]
-    cells = "".join(f"{each:>10}" for each in shown)
-    print(f"{name:{WIDTH}}{cells}{operations(load):8}", flush=True)
+    rows.append([name, *shown, str(operations(load))])
     return dict(zip(COLUMNS, times, strict=True))
 
 
@@ -210,17 +210,21 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--jobs", type=int, default=1_000_000, help="how many wait at most")
     most = parser.parse_args().jobs
-    version = sys.version.split()[0]
-    print(f"Python {version}, quota {QUOTA}; µs of CPU for one invocation, median of {ROUNDS}")
-    print(" " * WIDTH + "".join(f"{column:>10}" for column in COLUMNS) + f"{'ops':>8}")
+    print(
+        f"{machine()}; quota {QUOTA}; us of CPU for one invocation, median of {ROUNDS}", flush=True
+    )
     sizes = [size for size in (10_000, 100_000, 1_000_000) if size <= most]
+    rows: list[list[str]] = []
     found = {
-        (size, tenants): row(f"{size:9} waiting, {tenants} tenants", Load(tenants, size))
+        (size, tenants): measure(
+            f"{size:,} waiting, {tenants:,} tenants", Load(tenants, size), rows
+        )
         for size in sizes
         for tenants in (1, 100, 10_000)
     }
     for name, given in OTHER_CASES.items():
-        row(f"{sizes[0]:9} waiting, {name}", Load(100, sizes[0], **given))
+        measure(f"{sizes[0]:,} waiting, {name}", Load(100, sizes[0], **given), rows)
+    table(("core", *COLUMNS, "ops"), rows)
     few, many = found[sizes[-1], 1]["decision"], found[sizes[-1], 10_000]["decision"]
     print(f"decisions with 10 000 tenants are {few / many:.2f} times as fast as with one")
     first, last = found[sizes[0], 100]["admit"], found[sizes[-1], 100]["admit"]

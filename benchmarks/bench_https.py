@@ -18,28 +18,23 @@ import os
 import ssl
 import subprocess
 import sys
-from collections.abc import AsyncIterator
 from pathlib import Path
 
-import aiohttp
 from common import (
     PAYLOAD,
     Contender,
-    account,
     alternate,
     at_once,
     cloud,
     folder,
     machine,
     run,
-    settings,
     table,
 )
-
-from dispatcher import Dispatcher, Invocation
+from contenders import plain_aiohttp, through_dispatcher
 
 IN_FLIGHT = 32
-SDK = "official FC SDK, async"
+SDK, PLAIN = "official FC SDK, async", "aiohttp, unsigned"
 
 
 def certificate(base: Path) -> tuple[Path, Path]:
@@ -117,48 +112,18 @@ def official_sdk(url: str) -> Contender:
     return lambda calls: at_once(IN_FLIGHT, calls, one)
 
 
-@contextlib.asynccontextmanager
-async def plain_aiohttp(url: str) -> AsyncIterator[Contender]:
-    """Post without any signature on one session."""
-    target = f"{url}/2023-03-30/functions/thumbs/invocations"
-    headers = {"X-Fc-Invocation-Type": "Async"}
-    connector = aiohttp.TCPConnector(limit=IN_FLIGHT, ssl=ssl.create_default_context())
-    async with aiohttp.ClientSession(connector=connector) as http:
-
-        async def one() -> None:
-            async with http.post(target, data=PAYLOAD, headers=headers) as reply:
-                await reply.read()
-
-        yield lambda calls: at_once(IN_FLIGHT, calls, one)
-
-
-@contextlib.asynccontextmanager
-async def through_dispatcher(url: str, base: Path, journal: str) -> AsyncIterator[Contender]:
-    """Enqueue in process and wait for the ends."""
-    text = (
-        f'[journal]\nurl = "{journal}"\n'
-        + account("main", "aliyun-fc", url, quota=IN_FLIGHT, requests_max=IN_FLIGHT)
-        + '[accounts.main.functions."*"]\ncompletion = "accepted"\n'
-    )
-    async with Dispatcher(settings(text, base)) as dispatcher:
-        job = Invocation(account="main", function="thumbs", payload=PAYLOAD)
-
-        async def make(calls: int) -> None:
-            tickets = [dispatcher.enqueue(job) for _ in range(calls)]
-            for ticket in tickets:
-                await ticket.ended()
-
-        yield make
-
-
 async def compare(url: str, base: Path, options: argparse.Namespace) -> None:
     async with contextlib.AsyncExitStack() as stack:
         enter = stack.enter_async_context
         contenders = {
             SDK: official_sdk(url),
-            "aiohttp, unsigned": await enter(plain_aiohttp(url)),
-            "dispatcher, memory": await enter(through_dispatcher(url, base, "memory:")),
-            "dispatcher, SQLite": await enter(through_dispatcher(url, base, "sqlite:fc.db")),
+            PLAIN: await enter(plain_aiohttp(url, "aliyun-fc", IN_FLIGHT)),
+            "dispatcher, memory": await enter(
+                through_dispatcher(url, base, "aliyun-fc", "memory:", IN_FLIGHT)
+            ),
+            "dispatcher, SQLite": await enter(
+                through_dispatcher(url, base, "aliyun-fc", "sqlite:fc.db", IN_FLIGHT)
+            ),
         }
         calls = dict.fromkeys(contenders, options.calls) | {SDK: options.sdk_calls}
         figures = await alternate(contenders, calls, options.rounds)
@@ -170,7 +135,7 @@ async def compare(url: str, base: Path, options: argparse.Namespace) -> None:
                 f"{figures.cpu_ms(name):.3f}",
                 f"{figures.per_s(name):.0f}",
                 f"{figures.times(name, SDK):.1f}",
-                f"{figures.times(name, 'aiohttp, unsigned'):.2f}",
+                f"{figures.times(name, PLAIN):.2f}",
             )
             for name in contenders
         ],

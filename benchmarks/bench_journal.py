@@ -19,6 +19,8 @@ import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
+from common import table
+
 from dispatcher.core.model import (
     Change,
     Duplicate,
@@ -239,15 +241,13 @@ def loop_factory(*, uvloop: bool) -> Callable[[], asyncio.AbstractEventLoop]:
 
 
 async def main(folder: Path, seconds: float, backlog: int) -> None:
-    rows: list[Row] = [("what", "rate", "latency p50 / p99 / max ms", "commit p50 / p99 / max ms")]
+    rows: list[Row] = []
     p50, p99 = fsync_ms(folder)
     rows.append(("fsync of 4 KiB", "", f"{p50:.2f} / {p99:.2f}", ""))
     await bench_accepts(folder, seconds, rows)
     if backlog:
         await bench_backlog(folder / "backlog", seconds, backlog, rows)
-    widths = [max(len(row[column]) for row in rows) for column in range(4)]
-    for row in rows:
-        print("  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)))
+    table(("journal", "rate", "latency p50 / p99 / max ms", "commit p50 / p99 / max ms"), rows)
 
 
 if __name__ == "__main__":

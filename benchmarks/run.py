@@ -19,6 +19,7 @@ BY_NAME = {"adaptive"}
 SIZES = {
     "accept": ["--rounds", "3", "--seconds", "1"],
     "dashboard": ["--rounds", "2", "--seconds", "5"],
+    "ingress": ["--rounds", "3", "--requests", "3000"],
     "journal": ["--seconds", "1", "--backlog", "200000"],
     "responsiveness": ["--backlog", "300000"],
     "scaling": ["--lives", "6000", "--rounds", "2"],

@@ -15,6 +15,7 @@ BENCHMARKS = Path(__file__).parents[2] / "benchmarks"
     ("script", "args", "rows"),
     [
         ("bench_metrics.py", ["--rounds", "1", "--series", "500"], 1),
+        ("bench_send.py", ["128", "1"], 6),
         ("bench_scaling.py", ["--rounds", "1", "--most", "1000", "--lives", "600"], 5),
     ],
 )
@@ -27,7 +28,7 @@ def test_it_measures_and_leaves_nothing_behind(tmp_path, script, args, rows):
         cwd=tmp_path,
     )
     assert done.returncode == 0, done.stderr
-    figures = re.findall(r"^\| +?[\d,%]+ +\| .*\d", done.stdout, re.MULTILINE)
+    figures = re.findall(r"^\| [^|]+ \| +[\d.]+ \|", done.stdout, re.MULTILINE)
     assert len(figures) == rows, done.stdout
     left = [path for path in tmp_path.rglob("*") if path.is_file()]
     assert left == []
