@@ -522,8 +522,11 @@ async def perform(base: Path, cloud_url: str, options: argparse.Namespace) -> No
                         rows.append(await watched(name, scene(stage), Watch(stage.enqueue)))
             finally:
                 ask.end()
+        lag = engine.statistics().loop_lag_s
     await recovery(given, rows)
     table(HEAD, rows)
+    late = sum(lag.counts[lag.bounds.index(0.01) + 1 :])
+    print(f"dispatcher_loop_lag_seconds: {late} of {sum(lag.counts)} above 10 ms")
 
 
 async def recovery(given: Settings, rows: list[list[str]]) -> None:
