@@ -14,7 +14,7 @@ from tests.crash.killing import (
     sending,
     wait_until_idle,
 )
-from tests.crash.test_kill import CLOUD, CONFIG
+from tests.crash.test_kill import CLOUD, CONFIG, RUN_S
 from tests.sidecar import call, cloud, write_config
 
 pytestmark = pytest.mark.slow
@@ -42,6 +42,8 @@ def wait_for_sends(victim, journal, wanted):
 
 def test_what_a_kill_met_in_flight_is_uncertain_and_never_sent_twice(tmp_path):
     text = CONFIG.replace("[journal]", '[journal]\ndelivery = "at_most_once"')
+    # What is uncertain may be running, and holds its slot until it must have ended.
+    text += f'[accounts.fc.functions."*"]\nduration_s = {RUN_S}\n'
     with cloud(tmp_path, CLOUD) as cloud_url, Launcher() as launcher:
         config = write_config(tmp_path, text.replace("CLOUD", cloud_url))
         journal = tmp_path / "journal.db"
