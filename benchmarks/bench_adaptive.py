@@ -9,6 +9,7 @@ used of the instance-seconds that the others left free. `docs/fairness.md` has t
 
 import sys
 from collections.abc import Callable
+from concurrent.futures import ProcessPoolExecutor
 from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).parent.parent))
@@ -124,8 +125,15 @@ LIMITERS: dict[str, tuple[Callable[[Case], Limiter], bool]] = {
 FLOODS_S = {"A": 20.0, "B": 40.0, "C": 6.0, "D": 60.0}
 
 
-def measured(name: str, make: Callable[[Case], Limiter], *, floods: bool) -> Result:
+ASYNCHRONOUS = "the same, asynchronous calls"
+
+
+def measured(title: str, name: str) -> Result:
+    """Play one case before one limiter."""
     case = CASES[name]
+    if title == ASYNCHRONOUS:
+        return ForeignLoad(case, asynchronous=True).run()
+    make, floods = LIMITERS[title]
     if floods:
         case = case._replace(half_period_s=FLOODS_S[name], periods=1)
     return ForeignLoad(case, make(case)).run()
@@ -135,14 +143,16 @@ def main() -> None:
     for case in CASES.values():
         print(case.name)
     print("\n| limit | " + " | ".join(CASES) + " |")
-    print("|---|" + "---|" * len(CASES))
-    for title, (make, floods) in LIMITERS.items():
-        cells = [measured(name, make, floods=floods) for name in CASES]
-        row = " | ".join(f"{cell.throttled:.1%} / {cell.used:.0%}" for cell in cells)
-        print(f"| {title} | {row} |", flush=True)
-    late = [ForeignLoad(CASES[name], asynchronous=True).run() for name in CASES]
-    row = " | ".join(f"{cell.throttled:.1%} / {cell.used:.0%}" for cell in late)
-    print(f"| the same, asynchronous calls | {row} |")
+    print("|---|" + "---|" * len(CASES), flush=True)
+    with ProcessPoolExecutor() as processes:
+        rows = {
+            title: [processes.submit(measured, title, name) for name in CASES]
+            for title in (*LIMITERS, ASYNCHRONOUS)
+        }
+        for title, cells in rows.items():
+            results = [cell.result() for cell in cells]
+            row = " | ".join(f"{each.throttled:.1%} / {each.used:.0%}" for each in results)
+            print(f"| {title} | {row} |", flush=True)
 
 
 if __name__ == "__main__":
