@@ -3,7 +3,7 @@ Run the benchmarks one after the other: `make bench`, or `make bench ARGS="send 
 
 Each has the sizes that keep the whole within ten minutes on two idle cores; run a script by
 itself for others (`--help`). One that fails or takes too long does not keep the rest from
-running, but makes the exit code 1. "adaptive" runs only when it is named.
+running, but makes the exit code 1.
 """
 
 import argparse
@@ -14,8 +14,6 @@ from pathlib import Path
 
 HERE = Path(__file__).parent
 TOO_LONG_S = 300.0
-#: Only run when they are named: it plays hours of virtual time, and measures no machine.
-BY_NAME = {"adaptive"}
 SIZES = {
     "accept": ["--rounds", "3", "--seconds", "1"],
     "dashboard": ["--rounds", "2", "--seconds", "5"],
@@ -48,7 +46,7 @@ def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.formatter_class = argparse.RawDescriptionHelpFormatter
     parser.add_argument("names", nargs="*", metavar="NAME", help=f"of {', '.join(known)}")
-    wanted = parser.parse_args().names or [name for name in known if name not in BY_NAME]
+    wanted = parser.parse_args().names or list(known)
     if strangers := [name for name in wanted if name not in known]:
         parser.error(f"there is no benchmark {', '.join(strangers)}: there are {', '.join(known)}")
     troubles = {}
