@@ -191,7 +191,8 @@ class Account:
         gate, backlog = self.gate, self.backlog
         lane = backlog.next_lane(now)
         if lane is None:
-            return GateKind.FUNCTION if backlog.any_parked else GateKind.TENANT
+            self.ramp_opens_at = None  # when a function's own does, the backlog knows
+            return backlog.parked_by(now) or GateKind.TENANT
         if (no_room := gate.no_room(lane.function, lane.qualifier, now)) is not None:
             self.ramp_opens_at = no_room.until
             return no_room.gate

@@ -287,10 +287,16 @@ class Backlog:
 
     # -- Parking
 
-    @property
-    def any_parked(self) -> bool:
-        """Tell whether a function holds anything up."""
-        return bool(self._lines or self._shut_resends)
+    def parked_by(self, now: float) -> GateKind | None:
+        """Return why a function holds something up, the first of those that do; None: none does."""
+        for line in self._lines.values():
+            lane = line.lanes.first()
+            blocked = None if lane is None else lane.function.blocked(lane.qualifier, now)
+            return GateKind.FUNCTION if blocked is None else blocked.gate
+        for resends in self._shut_resends.values():
+            shut = next(iter(resends.values())).lane.function.shut(now)
+            return GateKind.FUNCTION if shut is None else shut.gate
+        return None
 
     def _park(self, lane: Lane) -> None:
         name = lane.function.name

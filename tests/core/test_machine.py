@@ -244,7 +244,7 @@ def test_a_resend_that_waits_for_its_function_can_be_cancelled():
     assert w.main.gate.in_use == 2, "they may be running all the same"
     w.advance(900)
     assert w.main.gate.in_use == 0
-    assert not w.main.backlog.any_parked
+    assert w.main.backlog.parked_by(w.now) is None
 
 
 # -- Expiry

@@ -135,6 +135,7 @@ def test_a_functions_ramp_holds_up_nobody_else():
     assert w.run() == [first, other]
     waiting = w.main.waiting_for(second, w.now)
     assert (waiting.gate, waiting.name) == (GateKind.RAMP, "f")
+    assert w.main.blocked_by is GateKind.RAMP
     w.now = w.machine.next_deadline(w.now) or 0.0
     assert w.now == pytest.approx(1.0)
     assert w.run() == [second]
