@@ -56,7 +56,7 @@ def test_its_rate_and_the_callers_rate_rest_for_a_moment():
     assert w.main.function("f").limit is None
     waiting = w.main.waiting_for(later, w.now)
     assert (waiting.gate, waiting.until_s) == (GateKind.RETRY_AFTER, RATE_CLOSED_S)
-    assert w.main.blocked_by is GateKind.RETRY_AFTER
+    assert w.main.blocked_by is waiting.gate
     third = w.admit("h")
     w.due()
     w.answer(third, Throttled(gate=GateKind.RATE, reason="CallerRateLimitExceeded"))
@@ -67,12 +67,13 @@ def test_its_rate_and_the_callers_rate_rest_for_a_moment():
 
 def test_what_is_blocked_says_so_by_the_gate_that_each_invocation_is_told():
     w = World(rules_of({"f": function_of(instances_max=1)}, quota=50))
-    w.admit_many(2, "f")
+    _, waits = w.admit_many(2, "f")
     w.due()
-    assert w.main.blocked_by is GateKind.FUNCTION
+    said = [(w.main.blocked_by, w.main.waiting_for(waits, w.now).gate)]
     w.machine.pause("main", "f", paused=True)
     w.due()
-    assert w.main.blocked_by is GateKind.PAUSED
+    said.append((w.main.blocked_by, w.main.waiting_for(waits, w.now).gate))
+    assert said == [(GateKind.FUNCTION,) * 2, (GateKind.PAUSED,) * 2]
 
 
 def test_a_resource_that_is_used_up_holds_up_who_needs_it():
