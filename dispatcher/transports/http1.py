@@ -254,7 +254,7 @@ class Connection(asyncio.Protocol):
 
     def on_header(self, name: bytes, value: bytes) -> None:
         """Keep a header."""
-        self._headers.append((name.decode("latin-1"), value.decode("latin-1")))
+        self._headers.append((name.decode("latin-1"), _text(value)))
         word = name.lower()
         if word in (b"content-length", b"transfer-encoding"):
             self._framed = True
@@ -347,3 +347,11 @@ class Connection(asyncio.Protocol):
         else:
             self._headers.clear()
             self._framed = False
+
+
+def _text(value: bytes) -> str:
+    """Return what a header says; as UTF-8, so that it can be handed on as it came, if it is."""
+    try:
+        return value.decode()
+    except UnicodeDecodeError:
+        return value.decode("latin-1")

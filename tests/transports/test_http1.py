@@ -175,6 +175,17 @@ async def test_nothing_is_asked_of_whoever_has_said_his_last_word():
     assert not connection.usable
 
 
+@pytest.mark.parametrize(
+    ("value", "text"),
+    [(b"plain", "plain"), ("\u00e9\u4e2d".encode(), "\u00e9\u4e2d"), (b"\xe9\xff", "\u00e9\u00ff")],
+)
+async def test_a_header_is_read_as_utf8_if_it_is(value, text):
+    head = said("HTTP/1.1 202 OK\nContent-Length: 0").removesuffix(b"\r\n")
+    reply, _ = await heard(head + b"X-A: " + value + b"\r\n\r\n")
+    assert isinstance(reply, Reply)
+    assert reply.headers["X-A"] == text
+
+
 # -- Bodies that somebody takes while they come ---------------------------------------------------
 
 
