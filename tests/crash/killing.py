@@ -306,7 +306,10 @@ def wait_until_idle(url: str, max_s: float = 90.0) -> float:
         accounts = call("GET", f"{url}/v1/accounts")[1]["items"]
         if not any(a["in_use"] or a["queued"]["due"] or a["queued"]["delayed"] for a in accounts):
             return time.monotonic() - begun
-        assert time.monotonic() < begun + max_s, f"still busy: {accounts}"
+        if time.monotonic() > begun + max_s:
+            left = [view for view in all_views(url) if view["ended_at"] is None]
+            shown = [call("GET", f"{url}/v1/invocations/{view['id']}")[1] for view in left[:5]]
+            raise AssertionError(f"still busy: {len(left)} left, such as {shown}; {accounts}")
         time.sleep(0.05)
 
 
