@@ -151,6 +151,8 @@ class Wire:
         self, method: str, target: str, headers: Sequence[tuple[str, str]], body: bytes
     ) -> bytes:
         lines = "".join([f"{name}: {value}\r\n" for name, value in headers])
+        # Whoever makes the headers sees to it; what would be signed as one must not be sent as two.
+        assert lines.count("\r") == lines.count("\n") == len(headers), "a header ends its line"
         length = f"Content-Length: {len(body)}\r\n" if body or method != "GET" else ""
         return (
             f"{method} {self._before_target}{target} HTTP/1.1\r\n"

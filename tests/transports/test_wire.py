@@ -62,6 +62,15 @@ async def test_a_reply_is_given_as_it_is():
     assert result.headers["x-amzn-requestid"] == "r"
 
 
+@pytest.mark.parametrize("value", ["a\r\nX-Evil: 1", "a\nX-Evil: 1", "a\rb"])
+async def test_a_header_that_would_be_two_is_never_sent(value: str):
+    async with raw_server(lambda _, peer: peer.reply("200 OK")) as server:
+        async with aclosing(wired(server)) as client:
+            with pytest.raises(AssertionError, match="ends its line"):
+                await client.exchange("POST", "/p", [("X", value)], b"{}", limits=QUICK)
+        assert server.requests == []
+
+
 async def test_connections_are_used_again_but_not_when_long_idle():
     async def handle(request: Request, peer: Peer):
         await peer.reply("202 Accepted")
