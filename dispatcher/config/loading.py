@@ -23,7 +23,7 @@ def load(path: Path) -> Settings:
     Raises `ConfigError` with every problem found; nothing is ever half accepted.
     """
     try:
-        text = path.read_text(encoding="utf-8")
+        text = path.read_text(encoding="utf-8-sig")  # some editors begin a file with a mark
     except (OSError, ValueError) as error:
         raise ConfigError([("", f"cannot read {path}: {error}")]) from error
     return parse(text, base=path.resolve().parent)

@@ -62,6 +62,12 @@ def test_what_cannot_be_read_is_a_configuration_error(tmp_path: Path, path: str)
         load(tmp_path / path)
 
 
+def test_the_mark_that_some_editors_begin_a_file_with_is_no_error(tmp_path: Path):
+    path = tmp_path / "d.toml"
+    path.write_bytes(b"\xef\xbb\xbf[queue]\r\njobs_max = 7\r\n")
+    assert load(path).queue.jobs_max == 7
+
+
 def test_a_syntax_error_is_named_with_its_line():
     assert "at line 2" in problems("[server]\nlisten = \n")[""]
 
