@@ -216,7 +216,8 @@ def check_numbers(invocation: Invocation) -> None:
         # A comparison is false for what is no number, and true to an integer of any size.
         if value is not None and not low <= value <= SECONDS_MAX:
             raise Invalid(
-                f"{name} is a number of seconds from {low:g} to {SECONDS_MAX:g}", pointer=f"/{name}"
+                f"{name} is a number of seconds from {low:.0f} to {SECONDS_MAX:.0f}",
+                pointer=f"/{name}",
             )
     if invocation.expires_s is not None and invocation.expires_s <= invocation.delay_s:
         raise Invalid("it would expire before it is due", pointer="/expires_s")

@@ -77,7 +77,8 @@ class Writer:
         self._works: list[Work] = []  #: taken, and nobody told yet
         self._room_known_until = 0.0
         self._unseen_bytes = 0  #: written since the room was looked at
-        self.room = reserve.room()
+        self.room = True
+        self._set_room(room=reserve.room())
         self.size_bytes = upkeep.size_bytes
 
     def start(self, deliver: Deliver, bury: Bury) -> None:

@@ -14,7 +14,7 @@ from dispatcher.core.callback import is_token
 from dispatcher.core.model import State
 from dispatcher.core.trace_context import TRACEPARENT, TRACESTATE
 from dispatcher.core.views import Acceptance, AccountView
-from dispatcher.errors import Invalid, NotFound
+from dispatcher.errors import Invalid, KeyReused, NotFound, Rejected
 from dispatcher.web import bodies, ndjson, problems, wire
 from dispatcher.web.access import bearer
 from dispatcher.web.bodies import NDJSON
@@ -63,10 +63,19 @@ class Api:
             return await self._enqueue_many(request)
         body = await bodies.read(request, bodies.BODY_MAX_BYTES)
         key = _key_of_header(request) if KEY_HEADER in request.headers else None
-        invocation = wire.invocation_of(bodies.decode(_invocation, body), key, trace_of(request))
-        ticket = self._engine.enqueue(invocation, source="http")
-        # If the caller leaves meanwhile it is accepted all the same: nothing takes back a commit.
-        acceptance = await ticket.accepted()
+        said = bodies.decode(_invocation, body)
+        invocation = wire.invocation_of(said, key, trace_of(request))
+        try:
+            ticket = self._engine.enqueue(invocation, source="http")
+            # If the caller leaves meanwhile it is accepted all the same: a commit stands.
+            acceptance = await ticket.accepted()
+        except KeyReused as error:
+            if said.idempotency_key is not None:
+                raise
+            raise problems.blame_parameter(error, KEY_HEADER) from error
+        except Rejected as error:
+            wire.point_as_sent(error, said)
+            raise
         return _json(acceptance, 202, {hdrs.LOCATION: f"/v1/invocations/{acceptance.id}"})
 
     async def _enqueue_many(self, request: Request) -> Response:

@@ -9,7 +9,7 @@ import msgspec
 
 from dispatcher.core.model import Invocation
 from dispatcher.core.views import Acceptance
-from dispatcher.errors import DispatcherError, Rejected
+from dispatcher.errors import DispatcherError, PayloadTooLarge, Rejected
 from dispatcher.web import problems, wire
 from dispatcher.web.bodies import decode
 from dispatcher.web.ports import Engine, Ticket
@@ -57,7 +57,10 @@ async def _hand_over(
     with engine.batch(source="http") as take:
         for line in itertools.islice(lines, COMMIT_LINES):
             read = _read(line, trace)
-            handed_over.append(read if isinstance(read, Rejected) else take(read))
+            taken = read if isinstance(read, Rejected) else take(read)
+            if isinstance(taken, PayloadTooLarge):
+                wire.point_as_sent(taken, decode(_decoder, line))
+            handed_over.append(taken)
             turn += 1 + len(line) * TURN_LINES // TURN_BYTES
             if turn >= TURN_LINES:
                 turn = 0

@@ -100,7 +100,7 @@ _OF_HTTP: Final = {
 }
 
 _DEFECT: Final = _Kind("defect", 500, "The dispatcher has a defect")
-_NOT_READY: Final = _Kind("not_ready", 503, "Nothing can be accepted now")
+_NOT_READY: Final = _Kind("not_ready", 503, "Nothing can be accepted now", 1.0)
 
 _encode = msgspec.json.Encoder().encode
 
@@ -138,9 +138,15 @@ def invalid_parameter(detail: str, parameter: str) -> Refusal:
     return Refusal(_problem(_OF_ERRORS[Invalid], detail, parameter=parameter))
 
 
+def blame_parameter(error: DispatcherError, parameter: str) -> Refusal:
+    """Make the answer to a request that met *error* for what a header says, not a field."""
+    return Refusal(msgspec.structs.replace(of(error), pointer=None, parameter=parameter))
+
+
 def not_ready(why: str) -> Refusal:
     """Make the answer to those who ask whether work can be accepted."""
-    return Refusal(_problem(_NOT_READY, why))
+    assert _NOT_READY.retry_after_s is not None
+    return Refusal(_problem(_NOT_READY, why), {"Retry-After": _seconds(_NOT_READY.retry_after_s)})
 
 
 def defect(instance: str) -> Refusal:

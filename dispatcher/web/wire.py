@@ -25,7 +25,7 @@ from dispatcher.core.model import (
 from dispatcher.core.rules import AccountRules, FunctionRules, TenantRules
 from dispatcher.core.trace_context import carried
 from dispatcher.core.views import AccountView, View, WaitingFor
-from dispatcher.errors import Invalid
+from dispatcher.errors import Invalid, Rejected
 from dispatcher.web.bodies import json_flaw
 from dispatcher.web.problems import Malformed, Problem
 
@@ -204,7 +204,7 @@ class Described(Struct, frozen=True, kw_only=True):
     function: str
     qualifier: str | None
     tenant: str
-    attempts: Annotated[int, _said("Runs that were begun; 0 while it was never sent.")]
+    attempts: Annotated[int, _said("Which attempt it is at; 0 while it was never sent.")]
     accepted_at: Moment
     sent_at: Moment | None
     ended_at: Moment | None
@@ -290,6 +290,12 @@ def invocation_of(
         callback_url=body.callback_url,
         options=carried(body.traceparent, body.tracestate) or trace or {},
     )
+
+
+def point_as_sent(error: Rejected, body: NewInvocation) -> None:
+    """Have *error* point at what *body* has: a payload comes by one of two names."""
+    if isinstance(error, Invalid) and error.pointer == "/payload" and body.payload is UNSET:
+        error.pointer = "/payload_base64"
 
 
 def completion_of(body: NewCompletion, invocation_id: str) -> Completion:

@@ -355,6 +355,14 @@ async def test_without_room_the_new_are_refused_and_the_accepted_end(
     ]
 
 
+async def test_a_disk_that_is_full_from_the_start_is_said_to_be(tmp_path, room, caplog):
+    room.has_room = False
+    opened = await SqliteJournal.open(tmp_path / "journal.db", retention_s=1e12, bytes_max=10**9)
+    assert not opened.accepting()
+    await opened.aclose()
+    assert "disk_full: " in caplog.text
+
+
 async def test_below_the_minimum_nothing_new_is_tried(journal, faults, room):
     room.has_room = False
     await until(lambda: not journal.accepting() or _nudge(journal))

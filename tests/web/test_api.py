@@ -220,6 +220,10 @@ async def test_a_payload_above_the_providers_limit_is_413_at_accept(face, engine
     assert problem["type"] == f"{TYPE_PREFIX}payload_too_large"
     assert str(PAYLOAD_MAX_BYTES) in problem["detail"]
     assert problem["pointer"] == "/payload"
+    encoded = base64.b64encode(bytes(PAYLOAD_MAX_BYTES + 1)).decode()
+    job = {"account": "cn", "function": "resize", "payload_base64": encoded}
+    async with face.post("/v1/invocations", json=job) as response:
+        assert (await refused(response, 413))["pointer"] == "/payload_base64"
     assert not engine.invocations
 
 
@@ -290,6 +294,12 @@ async def test_a_key_with_another_job_is_422(face):
         job = {"account": "cn", "function": function}
         async with face.post("/v1/invocations", json=job, headers=KEY) as response:
             assert response.status == status
+            problem = json.loads(await response.read())
+    assert (problem.get("pointer"), problem["parameter"]) == (None, "Idempotency-Key")
+    job["idempotency_key"] = KEY["Idempotency-Key"]
+    for headers in ({}, KEY):
+        async with face.post("/v1/invocations", json=job, headers=headers) as response:
+            assert (await refused(response, 422))["pointer"] == "/idempotency_key"
 
 
 @pytest.mark.parametrize("key", ["", "a b", "k" * 257, "é"])
@@ -726,6 +736,7 @@ async def test_alive_and_ready(face, engine):
     engine.why_not_ready = "recovering"
     async with face.get("/readyz") as response:
         assert (await refused(response, 503))["detail"] == "recovering"
+        assert response.headers["Retry-After"] == "1"
     async with face.get("/healthz") as response:
         assert response.status == 200
 

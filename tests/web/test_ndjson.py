@@ -43,6 +43,10 @@ async def test_good_lines_are_accepted_whatever_the_others_are(face, engine):
         b" \t\r": (400, None),
         b"[]": (422, ""),
         b'{"account":"cn","function":"f","payload":"%b"}' % (b"x" * 200_000): (413, "/payload"),
+        b'{"account":"cn","function":"f","payload_base64":"%b"}' % (b"AAAA" * 50_000): (
+            413,
+            "/payload_base64",
+        ),
     }
     lines = [line for one in bad for line in (GOOD, one)]
     answers = await post(face, b"\n".join(lines) + b"\n")
