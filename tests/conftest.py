@@ -62,10 +62,12 @@ _keep_files_in_the_checkout()
 
 # -- hypothesis: the same examples every time in `make test`, new ones at the desk ----------------
 
-hypothesis.settings.register_profile("ci", derandomize=True, deadline=None, print_blob=True)
+# How long it takes to make an example says more about the machine than about the strategy.
+_AT_LEISURE: Any = {"deadline": None, "suppress_health_check": [hypothesis.HealthCheck.too_slow]}
+hypothesis.settings.register_profile("ci", derandomize=True, print_blob=True, **_AT_LEISURE)
 hypothesis.settings.register_profile(
     "desk",
-    deadline=None,
+    **_AT_LEISURE,
     database=DirectoryBasedExampleDatabase(CACHE / "hypothesis" / "examples"),
 )
 hypothesis.settings.load_profile("desk")  # `--hypothesis-profile` is read later, and wins
