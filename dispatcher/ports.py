@@ -15,6 +15,7 @@ from dispatcher.core.model import (
     Lost,
     Notice,
     Outcome,
+    Pause,
     Query,
     Record,
     Replied,
@@ -111,6 +112,14 @@ class Journal(Protocol):
 
         Without *changes*, *done* is called once everything given before is durable.
         """
+        ...
+
+    def pause(self, pause: Pause, done: ChangeDone | None = None) -> None:
+        """Keep that an account or a function is paused, or that it is no more."""
+        ...
+
+    async def paused(self) -> list[Pause]:
+        """Return what is paused, in the order of names."""
         ...
 
     def recover(self) -> AsyncIterator[list[tuple[Record, bytes | None]]]:

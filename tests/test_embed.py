@@ -97,6 +97,8 @@ async def test_what_is_left_at_the_end_is_there_at_the_next_start(tmp_path):
                 async with Dispatcher.from_file(path):
                     pass
         async with Dispatcher.from_file(path) as d:
+            assert [account.paused for account in d.accounts()] == [True]
+            d.resume("cn-prod")
             with anyio.fail_after(60):
                 while (await d.get(ticket.id)).record.state is not State.SUCCEEDED:  # noqa: ASYNC110 -- polled over the API
                     await anyio.sleep(0.02)

@@ -265,6 +265,7 @@ async def test_what_is_no_context_is_no_trace_and_no_error(spans):
         ticket = held.enqueue(options={"traceparent": "nonsense"})
         await ticket.accepted()
     async with rig(spans.config, journal=journal, tracer=spans.tracer) as held:
+        held.engine.resume("main")
         await held.engine.end_of(ticket.id)
         assert spans.all == []
         await held.enqueue(options={"traceparent": "nonsense"}).ended()

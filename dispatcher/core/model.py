@@ -350,6 +350,15 @@ class Ended(Struct, frozen=True, kw_only=True):
 Change = Sending | Running | Returned | Ended
 
 
+class Pause(Struct, frozen=True):
+    """Nothing is sent of an account, or of one function, until somebody resumes it; or that is over."""
+
+    account: str
+    function: str | None
+    """None: the whole account."""
+    paused: bool = True
+
+
 class Query(Struct, frozen=True, kw_only=True):
     """Which invocations to list; None: any."""
 

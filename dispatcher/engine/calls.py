@@ -15,6 +15,7 @@ from dispatcher.core.model import (
     CallType,
     Completion,
     Ended,
+    Pause,
     Provider,
     Query,
     Record,
@@ -253,7 +254,11 @@ class Calls(Accepting):
             self.dead[record.account] -= 1
 
     def pause(self, account: str, function: str | None = None) -> None:
-        """Stop the sends of an account, or of one function. Raises `NotFound`."""
+        """
+        Stop the sends of an account, or of one function, until `resume`, restarts or not.
+
+        Raises `NotFound`.
+        """
         self._pause(account, function, paused=True)
 
     def resume(self, account: str, function: str | None = None) -> None:
@@ -268,6 +273,7 @@ class Calls(Accepting):
             if function not in rules.functions and not rules.unlisted:
                 raise NotFound(f"account {account!r} has no function {function!r}")
         self.machine.pause(account, function, paused=paused)
+        self.journal.pause(Pause(account, function, paused=paused), self.fail_if)
         what = account if function is None else f"{account}/{function}"
         logger.warning("%s: %s", "paused" if paused else "resumed", what)
         self.wake()

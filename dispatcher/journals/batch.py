@@ -5,7 +5,7 @@ from typing import Any
 
 from msgspec import Struct
 
-from dispatcher.core.model import Change, Duplicate, Ended, Entry, Returned, State
+from dispatcher.core.model import Change, Duplicate, Ended, Entry, Pause, Returned, State
 from dispatcher.journals.opening import Connection
 from dispatcher.journals.rows import Row, change_row, invocation_row
 from dispatcher.journals.statements import Statement, run
@@ -25,6 +25,7 @@ class Note(Struct, frozen=True):
 
     changes: Sequence[Change]
     done: ChangeDone | None
+    pause: Pause | None = None
 
 
 Work = Accept | Note
@@ -116,6 +117,17 @@ def change_steps(works: Iterable[Work]) -> Iterator[Step]:
             waves[wave].append(change)
     for changes in waves:
         yield from _wave_steps(changes)
+    yield from _pause_steps(works)
+
+
+def _pause_steps(works: Iterable[Work]) -> Iterator[Step]:
+    pauses: dict[Row, bool] = {}  # the latest of each counts
+    for work in works:
+        if isinstance(work, Note) and work.pause is not None:
+            pauses[work.pause.account, work.pause.function or ""] = work.pause.paused
+    for statement, paused in ((Statement.BEGIN_PAUSES, True), (Statement.END_PAUSES, False)):
+        if rows := [row for row, each in pauses.items() if each is paused]:
+            yield statement, rows
 
 
 def _wave_steps(changes: Sequence[Change]) -> Iterator[Step]:

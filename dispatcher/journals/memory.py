@@ -13,6 +13,7 @@ from dispatcher.core.model import (
     Duplicate,
     Ended,
     Entry,
+    Pause,
     Query,
     Record,
     Returned,
@@ -82,6 +83,7 @@ class MemoryJournal:
         self._ended: OrderedDict[str, None] = OrderedDict()  #: in the order of their ends
         self._ended_bytes = 0
         self._payload_bytes = 0
+        self._paused: dict[tuple[str, str], Pause] = {}
         self._last_seq = 0
         self._closed = False
 
@@ -101,6 +103,15 @@ class MemoryJournal:
                 kept = self._by_id.get(change.id)
                 if kept is not None:
                     self._apply(kept, change)
+        if done is not None:
+            done(_closed() if self._closed else None)
+
+    def pause(self, pause: Pause, done: ChangeDone | None = None) -> None:
+        """Keep that an account or a function is paused, or that it is no more."""
+        if not self._closed:
+            self._paused.pop((pause.account, pause.function or ""), None)
+            if pause.paused:
+                self._paused[pause.account, pause.function or ""] = pause
         if done is not None:
             done(_closed() if self._closed else None)
 
@@ -248,6 +259,10 @@ class MemoryJournal:
             if newest - seq >= _LOOK_MAX and seq > oldest:
                 return page, cursor_of(seq)
         return page, None
+
+    async def paused(self) -> list[Pause]:
+        """Return what is paused, in the order of names."""
+        return [pause for _, pause in sorted(self._paused.items(), key=lambda item: item[0])]
 
     async def dead(self) -> dict[str, int]:
         """Count the dead invocations of each account."""

@@ -7,7 +7,12 @@ import time
 from collections.abc import Iterator, Sequence
 from typing import Final
 
-from dispatcher.core.model import Query, Record, State
+from dispatcher.core.model import (
+    Pause,
+    Query,
+    Record,
+    State,
+)
 from dispatcher.errors import JournalError
 from dispatcher.journals.opening import Connection, primary_code
 from dispatcher.journals.pages import cursor_of, position_of
@@ -52,6 +57,12 @@ def payload(connection: Connection, invocation_id: str) -> bytes | None:
         (invocation_id,),
     ).fetchone()
     return None if row is None else row[0]
+
+
+def paused(connection: Connection) -> list[Pause]:
+    """Return what is paused."""
+    rows = connection.execute("SELECT account, function FROM pauses ORDER BY account, function")
+    return [Pause(account, function or None) for account, function in rows.fetchall()]
 
 
 def dead(connection: Connection) -> dict[str, int]:

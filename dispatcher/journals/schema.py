@@ -53,8 +53,17 @@ _VERSION_2 = """
 ALTER TABLE invocations ADD COLUMN start_delay_s REAL;
 """
 
+_VERSION_3 = """
+-- What is paused: an account, where the function is empty, or one function of it.
+CREATE TABLE pauses (
+    account  TEXT NOT NULL,
+    function TEXT NOT NULL,
+    PRIMARY KEY (account, function)
+) WITHOUT ROWID;
+"""
+
 #: What makes a file of version n one of version n + 1. Only ever added to.
-MIGRATIONS = (_VERSION_1, _VERSION_2)
+MIGRATIONS = (_VERSION_1, _VERSION_2, _VERSION_3)
 
 
 def newest() -> int:

@@ -17,7 +17,7 @@ from typing import Any, TypeVar
 import anyio
 import anyio.to_thread
 
-from dispatcher.core.model import Change, Entry, Query, Record
+from dispatcher.core.model import Change, Entry, Pause, Query, Record
 from dispatcher.errors import JournalError, QueueFull, Rejected
 from dispatcher.journals import disk, reading
 from dispatcher.journals.batch import Accept, Note, Told, Work
@@ -138,10 +138,17 @@ class SqliteJournal:
 
     def record(self, changes: Sequence[Change], done: ChangeDone | None = None) -> None:
         """Keep what became of invocations."""
+        self._put(Note(changes, done))
+
+    def pause(self, pause: Pause, done: ChangeDone | None = None) -> None:
+        """Keep that an account or a function is paused, or that it is no more."""
+        self._put(Note((), done, pause))
+
+    def _put(self, note: Note) -> None:
         if self._failed is None and not self._closing:
-            self._writer.put(Note(changes, done))
-        elif done is not None:
-            done(self._failed or _closed())
+            self._writer.put(note)
+        elif note.done is not None:
+            note.done(self._failed or _closed())
 
     def _refusal(self) -> JournalError | Rejected | None:
         if self._failed is not None:
@@ -228,6 +235,10 @@ class SqliteJournal:
         assert limit >= 1
         find = partial(reading.find, query=query, after=after, limit=limit)
         return await self._list_reader.read(find)
+
+    async def paused(self) -> list[Pause]:
+        """Return what is paused, in the order of names."""
+        return await self._list_reader.read(reading.paused)
 
     async def dead(self) -> dict[str, int]:
         """Count the dead invocations of each account."""

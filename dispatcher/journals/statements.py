@@ -87,6 +87,13 @@ class Statement(StrEnum):
             WHERE id IN ({rows}) AND +state IN ('succeeded', 'cancelled', 'expired')
         )"""
 
+    BEGIN_PAUSES = """
+        INSERT OR IGNORE INTO pauses (account, function)
+        SELECT * FROM ({rows}) WHERE column1 IS NOT NULL"""
+
+    END_PAUSES = """
+        DELETE FROM pauses WHERE (account, function) IN ({rows})"""
+
     FIND_KEYS = """
         WITH wanted (account, key) AS ({rows})
         SELECT account, key, id, digest, at_ms FROM wanted CROSS JOIN keys USING (account, key)"""
@@ -100,6 +107,8 @@ _COLUMNS: Final = {
     Statement.ADD_RESULTS: 2,
     Statement.DROP_RESULTS: 1,
     Statement.DROP_PAYLOADS: 1,
+    Statement.BEGIN_PAUSES: 2,
+    Statement.END_PAUSES: 2,
     Statement.FIND_KEYS: 2,
 }
 assert set(_COLUMNS) == set(Statement), "a statement without its number of columns"

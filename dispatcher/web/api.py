@@ -162,12 +162,14 @@ class Api:
         """Stop sending what belongs to an account or to a function."""
         await bodies.nothing(request)
         self._engine.pause(request.parameters["account"], _function(request))
+        await self._engine.durable()
         return Response(204)
 
     async def resume(self, request: Request) -> Response:
         """Send again."""
         await bodies.nothing(request)
         self._engine.resume(request.parameters["account"], _function(request))
+        await self._engine.durable()
         return Response(204)
 
     # -- Operation -----------------------------------------------------------------------------
@@ -286,7 +288,7 @@ class Api:
                 name=f"{verb}Account",
                 summary=f"{verb.capitalize()} sending for an account.",
                 replies=(Reply(status=204, means="Done, or so already."),),
-                problems=(404, 413, 415),
+                problems=(404, 413, 415, 503),
             )
 
         pause, resume = switch("pause", self.pause), switch("resume", self.resume)

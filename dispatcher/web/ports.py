@@ -88,6 +88,10 @@ class Engine(Protocol):
         """Send again. Raises `NotFound`."""
         ...
 
+    async def durable(self) -> None:
+        """Return once what was decided is on disk. Raises `JournalError`."""
+        ...
+
     def adjust(self, account: str, changes: Mapping[str, Any]) -> None:
         """Change an account's rules by a merge patch until a reload. Raises `NotFound`, `Invalid`."""
         ...

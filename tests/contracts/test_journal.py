@@ -18,6 +18,7 @@ from dispatcher.core.model import (
     Ended,
     Entry,
     Failure,
+    Pause,
     Query,
     Record,
     Returned,
@@ -459,6 +460,28 @@ async def test_the_dead_are_counted_by_account(journal):
     await crowd(journal)
     await accept(journal, entry(account="c"))
     assert await journal.dead() == {"a": 4, "b": 4}
+
+
+async def test_what_is_paused_is_kept_and_the_latest_word_counts(journal):
+    assert await journal.paused() == []
+    odd = "x' OR 1=1 --"
+    told = Once()
+    for pause in (
+        Pause("b", None),
+        Pause("a", "f"),
+        Pause("a", None),
+        Pause("a", None),
+        Pause("b", None, paused=False),
+        Pause("c", "f"),
+        Pause("c", "g", paused=False),
+        Pause(odd, odd),
+    ):
+        journal.pause(pause)
+    journal.pause(Pause("c", "f", paused=False), told)
+    await told.verdict()
+    assert await journal.paused() == [Pause("a", None), Pause("a", "f"), Pause(odd, odd)]
+    await record(journal, Sending(entry().record.id, 1, NOW_MS))
+    assert len(await journal.paused()) == 3
 
 
 async def test_who_reads_gets_a_copy(journal):

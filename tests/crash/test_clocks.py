@@ -73,7 +73,8 @@ async def test_a_clock_that_was_set_while_we_were_away_keeps_nothing_waiting(by_
     assert transport.calls == []
     wall.set_by_s += by_s
     begun = anyio.current_time()
-    async with rig(journal=journal, transport=transport, wall_s=wall):
+    async with rig(journal=journal, transport=transport, wall_s=wall) as r:
+        r.engine.resume("main")
         await anyio.sleep(200)
     sent = [(round(at - begun, 1), call.payload) for at, call in transport.calls]
     assert sent[:2] == [(0, b"0"), (0, b"0")]

@@ -56,6 +56,7 @@ def test_a_backlog_larger_than_memory_arrives_whole_and_in_order(tmp_path, resta
             with Victim(launcher, config) as victim:
                 assert victim.wait_until_ready()
                 url = victim.url()
+                assert call("POST", f"{url}/v1/accounts/lambda/resume")[0] == 204
                 wait_until_idle(url)
                 check(cloud_url, url)
     total_mib = JOBS * PAYLOAD_BYTES / 1024 / 1024

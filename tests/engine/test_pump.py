@@ -6,6 +6,7 @@ import pytest
 
 from dispatcher.core.model import (
     GateKind,
+    Pause,
     State,
 )
 from dispatcher.engine.pump import DUE_AT_ONCE
@@ -120,6 +121,28 @@ async def test_a_restart_takes_everything_back_to_its_place():
             await anyio.sleep(1)
         ids = [call.task_id for _, call in transport.calls]
         assert sorted(ids) == sorted([*(t.id for t in (*running, sending, *waiting)), sending.id])
+
+
+async def test_what_is_paused_stays_so_over_a_restart_until_it_is_resumed(caplog):
+    journal, transport = MemoryJournal(retention_s=86400), ScriptedTransport()
+    async with rig(transport=transport, journal=journal) as r:
+        r.engine.pause("main", "f")
+        r.engine.pause("main", "g")
+        r.engine.resume("main", "g")
+        journal.pause(Pause("gone", None))
+        tickets = [r.enqueue("f"), r.enqueue("g")]
+        await anyio.sleep(1)
+    assert [call.task_id for _, call in transport.calls] == [tickets[1].id]
+    async with rig(transport=transport, journal=journal) as r:
+        await anyio.sleep(1)
+        assert len(transport.calls) == 1
+        functions = r.engine.account("main").functions
+        assert [name for name, one in functions.items() if one.paused] == ["f"]
+        r.engine.resume("main", "f")
+        await anyio.sleep(1)
+    assert [call.task_id for _, call in transport.calls] == [tickets[1].id, tickets[0].id]
+    assert await journal.paused() == [Pause("gone", None)], "its account may come back"
+    assert "still_paused: main/f: as it was before the restart" in caplog.messages
 
 
 class FailingJournal(MemoryJournal):

@@ -19,7 +19,7 @@ def version(database: sqlite3.Connection) -> tuple[int, int]:
 def test_a_new_file_gets_everything(database):
     database.executescript(schema.migration(0))
     tables = {row[0] for row in database.execute("SELECT name FROM sqlite_master WHERE sql > ''")}
-    assert tables >= {"invocations", "payloads", "results", "keys"}
+    assert tables >= {"invocations", "payloads", "results", "keys", "pauses"}
     assert version(database) == (schema.APPLICATION_ID, schema.newest())
 
 

@@ -69,6 +69,8 @@ def test_nothing_is_searched_through(connection, statement, count):
         Statement.ADD_RESULTS: ("i", b""),
         Statement.DROP_RESULTS: ("i",),
         Statement.DROP_PAYLOADS: ("i",),
+        Statement.BEGIN_PAUSES: ("a", "f"),
+        Statement.END_PAUSES: ("a", "f"),
         Statement.FIND_KEYS: ("a", "k"),
     }
 

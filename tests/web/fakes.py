@@ -235,6 +235,9 @@ class FakeEngine:
         self.account(account)
         self.switches.append(("resume", account, function))
 
+    async def durable(self) -> None:
+        pass
+
     def adjust(self, account: str, changes: Mapping[str, Any]) -> None:
         self.account(account)
         try:
