@@ -169,7 +169,7 @@ def emulate(
         raise typer.BadParameter("the emulator listens on HOST:PORT", param_hint="--listen")
     try:
         settings = emulator.Settings() if config is None else emulator.load(config)
-    except emulator.SettingsError as error:
+    except (emulator.SettingsError, OSError) as error:
         typer.echo(f"dispatcher: {error}", err=True)
         raise typer.Exit(Code.CONFIG) from error
     host, port = where

@@ -48,7 +48,7 @@ def test_check_names_every_error_by_its_path(tmp_path, capsys):
 
 
 def test_a_configuration_that_is_not_there(tmp_path, capsys):
-    for command in ("check", "serve"):
+    for command in ("check", "serve", "emulate"):
         assert run([command, "--config", str(tmp_path / "none")]) == 78
         assert "none" in capsys.readouterr().err
 
