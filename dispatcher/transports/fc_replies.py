@@ -129,9 +129,13 @@ def _good(call: Call, reply: Reply) -> Outcome:
 
 
 def _run_headers(reply: Reply) -> tuple[tuple[str, str], ...]:
-    """Return the headers about the run: error type, log, duration, memory, version, instance."""
+    """
+    Return the headers about the run: error type, log, duration, memory, version, instance.
+
+    In one spelling, since some proxies write all names in small letters.
+    """
     return tuple(
-        (name, value)
+        (name.title(), value)
         for name, value in reply.headers.items()
         if name.lower().startswith("x-fc-") or name.lower() == "content-type"
     )

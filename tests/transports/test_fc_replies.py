@@ -175,9 +175,9 @@ def test_a_reply_has_payload_and_headers():
         200,
         call=SYNC,
         body=b"\x00",
-        X_Fc_Request_Id="r",
+        x_fc_request_id="r",  # as proxies may spell it, and we answer with it as well
         x_fc_log_result="bG9n",
-        Content_Type="image/png",
+        content_type="image/png",
         Server="x",
     )
     assert result == Replied(
@@ -185,7 +185,7 @@ def test_a_reply_has_payload_and_headers():
         payload=b"\x00",
         headers=(
             ("X-Fc-Request-Id", "r"),
-            ("x-fc-log-result", "bG9n"),
+            ("X-Fc-Log-Result", "bG9n"),
             ("Content-Type", "image/png"),
         ),
     )
