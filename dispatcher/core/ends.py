@@ -66,8 +66,9 @@ class Ends:
                 slot.lost_until = -math.inf
         if verdict is Verdict.SUCCEEDED or verdict is Verdict.FAILED:
             run_s = completion.run_s
-            if run_s is None and job.sent_at is not None:
-                run_s = now - job.sent_at
+            if run_s is None and slot is not None and slot.sent_at == job.sent_at:
+                # Not of what an earlier process sent: it may have ended while nobody listened.
+                run_s = now - slot.sent_at
             self._learn(account, job, run_s)
         if slot is not None:
             account.ended(job.lane.function, slot, completion, now)

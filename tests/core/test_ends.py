@@ -271,3 +271,20 @@ def test_a_retry_of_what_has_run_does_not_expire():
     w.complete(job, Verdict.FAILED)
     w.advance(5)
     assert job.state is State.SENDING
+
+
+@pytest.mark.parametrize("state", [State.RUNNING, State.SENDING])
+def test_how_long_nobody_listened_is_not_how_long_a_function_runs(state):
+    w = world_of(quota=50)
+    w.now = 1000.0
+    for _ in range(RUNS_MIN):
+        job = w.job()
+        w.restore(job, state, sent_ago_s=300.0)
+        w.complete(job)
+    assert w.main.function("f").cautious_s is None
+    for _ in range(RUNS_MIN):
+        w.admit()
+        (job,) = w.run()
+        w.advance(2.0)
+        w.complete(job)
+    assert w.main.function("f").cautious_s == pytest.approx(2.0)
