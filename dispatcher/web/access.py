@@ -20,7 +20,7 @@ from dispatcher.config import ServerSettings, tokens
 from dispatcher.core.callback import is_token
 from dispatcher.errors import ConfigError
 from dispatcher.web import problems
-from dispatcher.web.connection import Request
+from dispatcher.web.request import Request
 
 _CHALLENGE: Final = {"WWW-Authenticate": 'Bearer realm="dispatcher"'}
 

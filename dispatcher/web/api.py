@@ -18,8 +18,8 @@ from dispatcher.errors import Invalid, KeyReused, NotFound, Rejected
 from dispatcher.web import bodies, ndjson, problems, wire
 from dispatcher.web.access import bearer
 from dispatcher.web.bodies import NDJSON
-from dispatcher.web.connection import Request
 from dispatcher.web.ports import Engine
+from dispatcher.web.request import Request
 from dispatcher.web.response import JSON, Response
 from dispatcher.web.routes import Reply, Route
 from dispatcher.web.traces import trace_of

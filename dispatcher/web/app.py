@@ -14,8 +14,8 @@ from dispatcher.errors import DispatcherError
 from dispatcher.web import bodies, openapi, problems
 from dispatcher.web.access import Access
 from dispatcher.web.api import Api, Metrics, health_routes, metrics_route
-from dispatcher.web.connection import Request
 from dispatcher.web.ports import Engine
+from dispatcher.web.request import Request
 from dispatcher.web.response import JSON, Response
 from dispatcher.web.router import Router
 from dispatcher.web.routes import Reply, Route

@@ -10,7 +10,7 @@ from aiohttp import hdrs
 
 from dispatcher.errors import Invalid
 from dispatcher.web import problems
-from dispatcher.web.connection import BrokenBody, Request
+from dispatcher.web.request import BrokenBody, Request
 from dispatcher.web.response import JSON
 
 T = TypeVar("T")

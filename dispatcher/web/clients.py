@@ -18,7 +18,7 @@ from dispatcher.config import AccountSettings, ClientSettings, Settings, secret
 from dispatcher.core.canonical import SIGV4
 from dispatcher.core.model import Provider
 from dispatcher.errors import ConfigError
-from dispatcher.web.connection import Request
+from dispatcher.web.request import Request
 from dispatcher.web.signatures import (
     FC,
     SKEW_MAX_S,

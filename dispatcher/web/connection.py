@@ -13,7 +13,7 @@ import os
 import socket
 import struct
 from collections import deque
-from collections.abc import Awaitable, Callable, Iterator, Mapping
+from collections.abc import Awaitable, Callable, Iterator
 from contextlib import contextmanager
 from typing import Any, Final, cast
 
@@ -22,14 +22,13 @@ from aiohttp.base_protocol import BaseProtocol
 from aiohttp.http import HttpRequestParser, HttpVersion11, RawRequestMessage
 from aiohttp.http_exceptions import HttpProcessingError
 from aiohttp.streams import StreamReader
-from multidict import CIMultiDictProxy, MultiDictProxy
-from yarl import URL
 
 from dispatcher.core.views import Parts
 from dispatcher.web import problems
 from dispatcher.web.guard import Guard, Limits
+from dispatcher.web.patience import Patience
+from dispatcher.web.request import BrokenBody, Request
 from dispatcher.web.response import Body, Response
-from dispatcher.web.routes import Route
 
 logger = logging.getLogger("dispatcher.web")
 
@@ -47,60 +46,6 @@ _UCRED: Final = struct.Struct("iII")
 """What SO_PEERCRED gives: the numbers of the process, its user and its group."""
 
 
-class BrokenBody(Exception):
-    """A body does not come as HTTP wants it."""
-
-
-class Request:
-    """One request: its head, and its body as far as it has come."""
-
-    __slots__ = (
-        "connection",
-        "content",
-        "headers",
-        "is_known",
-        "method",
-        "parameters",
-        "route",
-        "target",
-        "url",
-    )
-
-    def __init__(
-        self, message: RawRequestMessage, content: StreamReader, connection: "Connection"
-    ) -> None:
-        self.method: str = message.method
-        self.target: str = message.path
-        """As it came: with its escapes and its query, and perhaps absolute."""
-        self.url: URL = message.url
-        self.headers: CIMultiDictProxy[str] = message.headers
-        self.content = content
-        self.connection = connection
-        self.route: Route | None = None
-        self.parameters: Mapping[str, str] = {}
-        """What stands in the path where the route has names."""
-        self.is_known = False
-        """It showed one of the server's tokens."""
-
-    @property
-    def host(self) -> str:
-        """Return the host that is meant: an absolute target names one, above the header."""
-        if self.url.absolute:
-            return self.url.host_subcomponent or ""
-        return self.headers.get(hdrs.HOST, "")
-
-    @property
-    def query(self) -> MultiDictProxy[str]:
-        """Return the parameters of the query."""
-        return self.url.query
-
-    @property
-    def content_length(self) -> int | None:
-        """Return the size that the body is said to have."""
-        length = self.headers.get(hdrs.CONTENT_LENGTH)
-        return None if length is None else int(length)
-
-
 Answer = Callable[[Request], Awaitable[Response]]
 
 
@@ -110,18 +55,16 @@ class Connection(BaseProtocol):
     __slots__ = (
         "_answer",
         "_closing",
-        "_deadline_s",
         "_guard",
         "_held_bytes",
         "_is_full",
+        "_patience",
         "_payload",
         "_queue",
         "_reading",
         "_spoilt",
-        "_stall_timer",
         "_starting",
         "_task",
-        "_timer",
         "_waiting",
         "asks_token",
         "heard_at_s",
@@ -166,9 +109,7 @@ class Connection(BaseProtocol):
         """What still comes cannot be read as requests."""
         self._starting = False
         """A head has begun to come and has not ended."""
-        self._deadline_s = 0.0
-        self._timer: asyncio.TimerHandle | None = None
-        self._stall_timer: asyncio.Handle | None = None
+        self._patience = Patience(self.abort)
         self._reading = False
         self._held_bytes = 0
         self._waiting: asyncio.Task[Any] | None = None
@@ -256,16 +197,11 @@ class Connection(BaseProtocol):
         # Only who comes by a Unix socket is asked for no token.
         self.peer_uid = None if self.asks_token else _peer_uid(wire)
         self._starting = True
-        self._expect_within(self.limits.head_max_s)
+        self._patience.expect_within(self.limits.head_max_s)
 
     def connection_lost(self, exc: BaseException | None) -> None:
         """Forget everything about it."""
-        if self._timer is not None:
-            self._timer.cancel()
-            self._timer = None
-        if self._stall_timer is not None:
-            self._stall_timer.cancel()
-            self._stall_timer = None
+        self._patience.end()
         super().connection_lost(exc)
         self._parser = None
         self._closing = True
@@ -298,10 +234,11 @@ class Connection(BaseProtocol):
             return
         if self._queue:
             self._starting = False
+            self._patience.expect_nothing()
             self._task = self._loop.create_task(self._serve())
         elif not self._starting:
             self._starting = True
-            self._expect_within(self.limits.head_max_s)
+            self._patience.expect_within(self.limits.head_max_s)
 
     def _spoil(self, error: HttpProcessingError) -> None:
         """Let what is no HTTP be answered in its turn, and read nothing further."""
@@ -323,46 +260,13 @@ class Connection(BaseProtocol):
     def pause_writing(self) -> None:
         """Watch whether the peer takes what waits for it."""
         super().pause_writing()
-        # Not measured now: more of the same answer may be written before the next turn.
-        if self._stall_timer is None:
-            self._stall_timer = self._loop.call_soon(self._watch_stall)
+        if self.transport is not None:
+            self._patience.watch(self.transport.get_write_buffer_size, self.limits.stall_max_s)
 
     def resume_writing(self) -> None:
         """Stop watching."""
         super().resume_writing()
-        if self._stall_timer is not None:
-            self._stall_timer.cancel()
-            self._stall_timer = None
-
-    def _watch_stall(self, waiting: int | None = None) -> None:
-        self._stall_timer = None
-        if self.transport is None:
-            return
-        left = self.transport.get_write_buffer_size()
-        # The system takes bytes in lumps of what it buffers, so no rate can be asked for.
-        if waiting is not None and left >= waiting:
-            self.abort()
-            return
-        self._stall_timer = self._loop.call_later(self.limits.stall_max_s, self._watch_stall, left)
-
-    def _expect_within(self, seconds: float) -> None:
-        """Close the connection unless a request comes within so long."""
-        self._deadline_s = self._loop.time() + seconds
-        if self._timer is not None and self._timer.when() > self._deadline_s:
-            self._timer.cancel()
-            self._timer = None
-        # One that rings too early is set anew then: cheaper than a timer for each request.
-        if self._timer is None and self.transport is not None:
-            self._timer = self._loop.call_at(self._deadline_s, self._nothing_came)
-
-    def _nothing_came(self) -> None:
-        self._timer = None
-        if self._task is not None:
-            return  # there is one in the works; its end sets the next deadline
-        if self._loop.time() < self._deadline_s:
-            self._timer = self._loop.call_at(self._deadline_s, self._nothing_came)
-        else:
-            self.abort()
+        self._patience.look_away()
 
     # -- Requests and answers ------------------------------------------------------------------
 
@@ -396,7 +300,7 @@ class Connection(BaseProtocol):
             if self._closing:
                 self.finish()
             else:
-                self._expect_within(self.limits.idle_max_s)
+                self._patience.expect_within(self.limits.idle_max_s)
 
     def _read_on(self) -> None:
         """Take further requests, first those of them that have been received already."""

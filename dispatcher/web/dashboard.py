@@ -20,7 +20,7 @@ from msgspec import Struct
 from dispatcher.core.views import AccountView, HistogramView, Labels, Statistics
 from dispatcher.version import __version__
 from dispatcher.web import problems
-from dispatcher.web.connection import Request
+from dispatcher.web.request import Request
 from dispatcher.web.response import Response
 from dispatcher.web.routes import Handler, Reply, Route
 from dispatcher.web.wire import moment

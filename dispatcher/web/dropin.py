@@ -25,9 +25,9 @@ from dispatcher.errors import (
 )
 from dispatcher.web import bodies, problems
 from dispatcher.web.clients import Client, Clients, only_account
-from dispatcher.web.connection import Request
 from dispatcher.web.ports import Engine as AnyEngine
 from dispatcher.web.ports import Ticket
+from dispatcher.web.request import Request
 from dispatcher.web.response import Body, Response
 from dispatcher.web.signatures import Claim, Head, Unproved
 

@@ -7,8 +7,8 @@ from typing import Final
 import msgspec
 from msgspec import Struct
 
-from dispatcher.web.connection import Request
 from dispatcher.web.dropin import Kind, Refuse, Trouble
+from dispatcher.web.request import Request
 from dispatcher.web.response import JSON, Response
 
 

@@ -7,9 +7,9 @@ from msgspec import Struct
 
 from dispatcher.config import AccountSettings
 from dispatcher.core.model import CallType, Query, Record, State
-from dispatcher.web.connection import Request
 from dispatcher.web.dropin import Engine, Kind, Trouble
 from dispatcher.web.fc_dialects import FC3, Dialect
+from dispatcher.web.request import Request
 
 LIMIT_DEFAULT: Final = 20
 LIMIT_MAX: Final = 100

@@ -23,9 +23,9 @@ from dispatcher.core.views import View
 from dispatcher.errors import KeyReused, NotFound, NotPossible
 from dispatcher.web import bodies, fc_tasks
 from dispatcher.web.clients import Clients
-from dispatcher.web.connection import Request
 from dispatcher.web.dropin import DropIn, Engine, Handler, Kind, Trouble, Visit, guarded
 from dispatcher.web.fc_dialects import DIALECTS, FC3, Dialect, answer, refuser
+from dispatcher.web.request import Request
 from dispatcher.web.response import Body, Response
 from dispatcher.web.routes import Route
 from dispatcher.web.signatures import FC

@@ -25,8 +25,8 @@ from dispatcher.core.intake import FunctionName, function_name
 from dispatcher.core.model import CallType, GateKind, Invocation, Provider, Replied
 from dispatcher.web import bodies
 from dispatcher.web.clients import Clients
-from dispatcher.web.connection import Request
 from dispatcher.web.dropin import DropIn, Engine, Handler, Kind, Trouble, Visit, guarded
+from dispatcher.web.request import Request
 from dispatcher.web.response import JSON, Body, Response
 from dispatcher.web.routes import Route
 from dispatcher.web.traces import trace_of_lambda

@@ -1,7 +1,7 @@
 """The trace that a request belongs to, as its caller says it in W3C's words or its provider's."""
 
 from dispatcher.core.trace_context import TRACEPARENT, TRACESTATE, carried, of_jaeger, of_xray
-from dispatcher.web.connection import Request
+from dispatcher.web.request import Request
 
 
 def trace_of(request: Request) -> dict[str, str]:

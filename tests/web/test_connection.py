@@ -12,8 +12,9 @@ import pytest
 from dispatcher.config import ServerSettings
 from dispatcher.web import Limits, Listener
 from dispatcher.web.app import App
-from dispatcher.web.connection import LINGERING_S, PIPELINED_MAX, Connection, Request
+from dispatcher.web.connection import LINGERING_S, PIPELINED_MAX, Connection
 from dispatcher.web.guard import Guard
+from dispatcher.web.request import Request
 from dispatcher.web.response import Response
 from dispatcher.web.routes import Route
 from tests.web.wires import GET, Site
