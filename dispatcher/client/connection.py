@@ -251,7 +251,8 @@ def error_of_problem(
         pointer = problem.pointer
         if pointer is None and problem.parameter is not None:
             pointer = f"/{problem.parameter}"
-        return kind(text, pointer=pointer)
+        # What is no JSON goes over the wire by another name, which no caller here has used.
+        return kind(text, pointer=pointer and pointer.removesuffix("_base64"))
     if issubclass(kind, Rejected):
         has_wait = retry_after is not None and retry_after.isascii() and retry_after.isdigit()
         return kind(text, retry_after_s=float(retry_after or 0) if has_wait else None)

@@ -70,7 +70,7 @@ class Api:
             # If the caller leaves meanwhile it is accepted all the same: a commit stands.
             acceptance = await ticket.accepted()
         except KeyReused as error:
-            if said.idempotency_key is not None:
+            if key is None or said.idempotency_key is not None:
                 raise
             raise problems.blame_parameter(error, KEY_HEADER) from error
         except Rejected as error:
