@@ -265,7 +265,7 @@ class Api:
                 name="redrive",
                 summary="Let a dead or uncertain invocation wait again.",
                 replies=(Reply(status=202, means="It waits again.", body=wire.Redriven),),
-                problems=(404, 409, 413, 415, *_REFUSED_WORK),
+                problems=(400, 404, 409, 413, 415, 422, *_REFUSED_WORK),
             ),
             Route(
                 method="POST",
@@ -275,7 +275,7 @@ class Api:
                 summary="Let all dead invocations that fit wait again.",
                 query=wire.Filter,
                 replies=(Reply(status=202, means="They wait again.", body=wire.Redriven),),
-                problems=(404, 413, 415, 422, *_REFUSED_WORK),
+                problems=(400, 404, 413, 415, 422, *_REFUSED_WORK),
             ),
         )
 
@@ -288,7 +288,7 @@ class Api:
                 name=f"{verb}Account",
                 summary=f"{verb.capitalize()} sending for an account.",
                 replies=(Reply(status=204, means="Done, or so already."),),
-                problems=(404, 413, 415, 503),
+                problems=(400, 404, 413, 415, 422, 503),
             )
 
         pause, resume = switch("pause", self.pause), switch("resume", self.resume)

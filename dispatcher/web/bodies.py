@@ -26,7 +26,7 @@ BODY_MAX_BYTES: Final = PAYLOAD_MAX_BYTES // 3 * 4 + 65_536
 """Such a payload in base64, and the other fields."""
 
 NOTHING_MAX_BYTES: Final = 1024
-"""Of content that is not looked at."""
+"""Of content where none is wanted."""
 
 _CLOSE: Final = {"Connection": "close"}
 
@@ -70,9 +70,14 @@ async def read(request: Request, size_max: int) -> bytes:
 
 
 async def nothing(request: Request) -> None:
-    """Make sure that a request that says all in its path has no content, or JSON like `{}`."""
-    if await read(request, NOTHING_MAX_BYTES):
+    """
+    Make sure that a request that says all in its target has no content, or JSON like `{}`.
+
+    What else it said would be passed over: a filter, say, and all the dead would be redriven.
+    """
+    if body := await read(request, NOTHING_MAX_BYTES):
         content_type(request, (JSON,))
+        decode(_nothing, body)
 
 
 async def _receive(request: Request, size_max: int) -> bytes:
@@ -119,6 +124,12 @@ def _too_large(size_max: int) -> problems.Refusal:
 
 # -- JSON -----------------------------------------------------------------------------------------
 
+
+class _Nothing(msgspec.Struct, forbid_unknown_fields=True):
+    """An object without members."""
+
+
+_nothing: Final = msgspec.json.Decoder(_Nothing | None)
 _is_json = msgspec.json.Decoder(msgspec.Raw).decode
 _BLAMED: Final = re.compile(r"(?P<what>.*?)(?: - at `(?P<path>\$[^`]*)`)?", re.DOTALL)
 _MEMBER: Final = re.compile(r"Object (?:contains unknown|missing required) field `(.*)`", re.DOTALL)

@@ -626,6 +626,11 @@ async def test_content_where_none_is_wanted_may_be_json(face, engine):
     url = "/v1/dead/redrive"
     async with face.post(url, data=b"x=1", headers=FORM) as response:
         await refused(response, 415)
+    async with face.post(url, json={"account": "cn"}) as response:
+        assert (await refused(response, 422))["pointer"] == "/account"
+    for nothing in (b"null", b"{}"):
+        async with face.post(url, data=nothing, headers=JSON) as response:
+            assert response.status == 202
     async with face.post(url, data=b"", headers=FORM) as response:
         assert response.status == 202
     async with face.post(url, json={"x": "y" * 2000}) as response:
