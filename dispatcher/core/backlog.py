@@ -268,7 +268,7 @@ class Backlog:
             lane.tenant.ready.place((head.rank, head.seq, lane.serial, lane))
 
     def _rank(self, tenant: TenantQueue) -> None:
-        if tenant.at_ceiling or tenant.ready.first() is None:
+        if tenant.at_ceiling or not tenant.ready:
             self._order.remove(tenant)
             return
         if tenant.entry is None:
@@ -280,7 +280,7 @@ class Backlog:
     def rerank(self, tenant: TenantQueue) -> None:
         """Put a tenant in its place again after it was charged, or took or gave back a slot."""
         tenant.at_ceiling = False  # looked at anew when its turn comes
-        if tenant.entry is not None and tenant.ready.first() is not None:
+        if tenant.entry is not None and tenant.ready:
             self._order.place((*tenant.place, tenant.serial, tenant))
         else:
             self._rank(tenant)

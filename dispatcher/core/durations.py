@@ -76,6 +76,8 @@ class Durations:
         None where nothing is known. This is for giving a slot back unasked: an estimate that
         is too short breaks the quota, one that is too long only wastes some of it.
         """
-        learned_s = self.quantile(CAUTIOUS) if len(self) >= RUNS_MIN else None
-        known = [each for each in (learned_s, declared_s) if each is not None]
-        return max(known, default=None)
+        if len(self._sorted) < RUNS_MIN:
+            return declared_s
+        learned_s = self.quantile(CAUTIOUS)
+        assert learned_s is not None, self
+        return learned_s if declared_s is None else max(learned_s, declared_s)
