@@ -58,7 +58,6 @@ class Ends:
         account, slot, verdict = self.account_of(job), job.slot, completion.verdict
         stale = completion.attempt not in (None, job.attempt) or job.state in ENDED
         if stale or (slot is None and not job.maybe_sent):
-            self.counters.late_completions[account.name,] += 1
             return []
         if job.state is State.WAITING:  # about to be sent again, and it ran after all
             account.backlog.drop(job)
@@ -104,12 +103,18 @@ class Ends:
         self.account_of(job).backlog.add(job, now)
         return Return(job, failure, maybe_sent=False)
 
-    def ended_after_all(self, invocation_id: str, attempt: int, now: float) -> None:
-        """Take the news that what ended uncertain or cancelled runs no more: its slot is free."""
+    def ended_after_all(self, invocation_id: str, attempt: int, now: float) -> bool:
+        """
+        Take the news that what ended uncertain or cancelled runs no more: its slot is free.
+
+        Returns whether it still held one.
+        """
         slot = self.orphans.pop(invocation_id, attempt)
-        if slot is not None:
-            slot.job.lane.function.jobs -= 1
-            self._release(self.account_of(slot.job), slot, now)
+        if slot is None:
+            return False
+        slot.job.lane.function.jobs -= 1
+        self._release(self.account_of(slot.job), slot, now)
+        return True
 
     def _learn(self, account: Account, job: Job, run_s: float | None) -> None:
         if run_s is None or not 0.0 <= run_s < math.inf:

@@ -74,13 +74,15 @@ class News(Sends):
 
     async def complete_late(self, account: str, completion: Completion) -> None:
         """Tell the true end of an invocation that was given up as uncertain."""
-        self.machine.counters.late_completions[account,] += 1
         record = await self._kept(completion.id)
         if record is None:
             return
         attempt = completion.attempt or record.attempt
-        self.machine.ended_after_all(record.id, attempt, self.clock.now())
+        held = self.machine.ended_after_all(record.id, attempt, self.clock.now())
         self.wake()
+        # A queue may give a record twice: what had its end told in time is not late with it.
+        if not held and (record.state is State.UNCERTAIN or record.estimated):
+            self.machine.counters.late_completions[account,] += 1
         if record.state is not State.UNCERTAIN:
             return
         if completion.attempt is not None and completion.attempt != record.attempt:

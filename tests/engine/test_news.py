@@ -22,7 +22,7 @@ async def test_a_callback_ends_the_slot_and_repeats_do_nothing():
         end = await ticket.ended()
         assert (end.state, end.result, end.estimated) == (State.SUCCEEDED, b"1", False)
         assert r.engine.account("main").in_use == 0
-        assert r.engine.statistics().late_completions == {("main",): 1}
+        assert r.engine.statistics().late_completions == {("main",): 0}
 
 
 async def test_a_completion_may_be_faster_than_the_202():
@@ -45,9 +45,13 @@ async def test_without_news_the_slot_comes_back_by_force_and_late_news_tell_the_
         assert (end.state, anyio.current_time()) == (State.UNCERTAIN, 60)
         assert r.engine.account("main").in_use == 0
         assert r.engine.statistics().forced_releases == {("main", "cb"): 1}
-        await r.engine.complete(Completion(id=ticket.id, verdict=Verdict.SUCCEEDED, result=b"x"))
+        for _ in range(2):
+            await r.engine.complete(
+                Completion(id=ticket.id, verdict=Verdict.SUCCEEDED, result=b"x")
+            )
         view = await r.engine.get(ticket.id)
         assert (view.record.state, view.record.result) == (State.SUCCEEDED, b"x")
+        assert r.engine.statistics().late_completions == {("main",): 1}
 
 
 async def test_without_task_mode_the_engine_goes_by_estimates_and_says_so(caplog):
