@@ -86,7 +86,12 @@ class Ends:
         start_delay_s: float | None = None,
         reply: Replied | None = None,
     ) -> Effect:
-        known = Known(result=result, failure=failure, start_delay_s=start_delay_s, reply=reply)
+        known: Known = {
+            "result": result,
+            "failure": failure,
+            "start_delay_s": start_delay_s,
+            "reply": reply,
+        }
         if (move := _MOVE_AFTER.get(verdict)) is not None:
             return self._finish(job, move, now, **known)
         failure = known["failure"] = failure or Failure("function_error", "the function failed")
@@ -166,7 +171,8 @@ class Ends:
             if not orphaned:
                 self._release(self.accounts[tenant.account], slot, now)
         del self.jobs[job.id]
-        function.jobs -= not orphaned
+        if not orphaned:
+            function.jobs -= 1
         self.counters.ended[tenant.account, function.label, tenant.label, state] += 1
         return Finish(job=job, state=state, **known)
 
