@@ -1,4 +1,8 @@
-"""What the machine wants done, to be carried out in this order before it is asked again."""
+"""
+What the machine wants done, to be carried out in this order before it is asked again.
+
+`gc` is off: nothing refers to an effect, and 100 000 that end at once stopped the loop to be looked at.
+"""
 
 from typing import TypedDict
 
@@ -9,20 +13,20 @@ from dispatcher.core.job import Job
 from dispatcher.core.model import Failure, Replied, State
 
 
-class Launch(Struct, frozen=True):
+class Launch(Struct, frozen=True, gc=False):
     """Send it: first note in the journal that it is being sent, then begin."""
 
     job: Job
     slot: Slot
 
 
-class Watch(Struct, frozen=True):
+class Watch(Struct, frozen=True, gc=False):
     """The cloud took it: note that, and find out when it ends."""
 
     job: Job
 
 
-class Return(Struct, frozen=True):
+class Return(Struct, frozen=True, gc=False):
     """It waits again: note that."""
 
     job: Job
@@ -31,13 +35,13 @@ class Return(Struct, frozen=True):
     """The cloud may have this attempt: after a crash it is not simply waiting."""
 
 
-class Stop(Struct, frozen=True):
+class Stop(Struct, frozen=True, gc=False):
     """Ask the cloud to stop it, also where it is finished in the same breath."""
 
     job: Job
 
 
-class Finish(Struct, frozen=True, kw_only=True):
+class Finish(Struct, frozen=True, kw_only=True, gc=False):
     """It ended: note that and tell whoever waits for it."""
 
     job: Job

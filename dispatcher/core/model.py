@@ -94,7 +94,7 @@ class Invocation(Struct, frozen=True, kw_only=True):
     """The task id of the first attempt, where a caller of a drop-in endpoint chose it."""
 
 
-class Failure(Struct, frozen=True, omit_defaults=True):
+class Failure(Struct, frozen=True, omit_defaults=True, gc=False):
     """Why something did not succeed, in words that are stable enough to search for."""
 
     kind: str
@@ -307,7 +307,7 @@ class Duplicate(Struct, frozen=True):
     same_job: bool
 
 
-class Sending(Struct, frozen=True):
+class Sending(Struct, frozen=True, gc=False):
     """From here on the cloud may have it."""
 
     id: str
@@ -315,7 +315,7 @@ class Sending(Struct, frozen=True):
     at_ms: int
 
 
-class Running(Struct, frozen=True):
+class Running(Struct, frozen=True, gc=False):
     """The cloud took it."""
 
     id: str
@@ -323,7 +323,7 @@ class Running(Struct, frozen=True):
     at_ms: int
 
 
-class Returned(Struct, frozen=True):
+class Returned(Struct, frozen=True, gc=False):
     """It waits again: a resend of the same attempt, or the next attempt."""
 
     id: str
@@ -334,7 +334,7 @@ class Returned(Struct, frozen=True):
     """The cloud may have this attempt; a resend must repeat its task id."""
 
 
-class Ended(Struct, frozen=True, kw_only=True):
+class Ended(Struct, frozen=True, kw_only=True, gc=False):
     """It ended, or its end became known after all."""
 
     id: str
