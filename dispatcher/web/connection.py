@@ -370,11 +370,11 @@ class Connection(BaseProtocol):
         elif not keep_alive and "Connection" not in response.headers:
             framing += "Connection: close\r\n"
         head = response.head(framing)
-        if not isinstance(body, bytes):
+        if not response.has_content or method == hdrs.METH_HEAD:
+            self._put(head)
+        elif not isinstance(body, bytes):
             self._put(head)
             await self._write_parts(body, chunked=not is_old)
-        elif not response.has_content or method == hdrs.METH_HEAD:
-            self._put(head)
         elif len(body) <= _JOINED_BYTES:
             self._put(head + body)
         else:

@@ -47,6 +47,8 @@ class Router:
         known = self._fixed.get(path, {})
         if method in known:
             return Found(known[method], {})
+        if method == "HEAD" and "GET" in known:  # as whoever probes a service asks
+            return Found(known["GET"], {})
         allowed = list(known)
         for pattern, route in self._patterns:
             if (parts := pattern.fullmatch(path)) is None:

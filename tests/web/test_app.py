@@ -26,11 +26,18 @@ async def test_an_unknown_path_is_404(face, path):
     assert problem["type"] == f"{TYPE_PREFIX}no_such_path"
 
 
+@pytest.mark.parametrize("path", ["/healthz", "/readyz", "/openapi.json"])
+async def test_a_head_is_asked_for_without_what_follows(face, path):
+    async with face.request("HEAD", path) as response:
+        assert response.status == 200
+        assert await response.read() == b""
+
+
 @pytest.mark.parametrize(
     ("method", "path", "allowed"),
     [
         ("PUT", "/v1/invocations", {"GET", "POST"}),
-        ("HEAD", "/healthz", {"GET"}),
+        ("HEAD", "/v1/invocations/i1", {"GET", "DELETE"}),
         ("POST", "/v1/invocations/i1", {"GET", "DELETE"}),
         ("GET", "/v1/accounts/cn/pause", {"POST"}),
         ("PATCH", "/healthz", {"GET"}),

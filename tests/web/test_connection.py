@@ -263,6 +263,15 @@ async def test_parts_are_sent_as_they_come():
         assert await wire.status_of(get("/n/1")) == 200
 
 
+async def test_a_head_of_parts_is_sent_without_any():
+    async with serving(Routes()) as site:
+        wire = await site.wire()
+        wire.say(get("/parts", method="HEAD"))
+        head = await wire.reader.readuntil(b"\r\n\r\n")
+        assert head.startswith(b"HTTP/1.1 200 ")
+        assert await wire.status_of(get("/n/1")) == 200
+
+
 async def test_to_an_old_peer_the_end_is_the_end_of_the_connection():
     routes = Routes()
     routes.go_on.set()

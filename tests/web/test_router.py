@@ -33,6 +33,7 @@ ROUTER = Router(
     [
         ("GET", "/", "/", {}),
         ("GET", "/a/known", "/a/known", {}),
+        ("HEAD", "/a/known", "/a/known", {}),
         ("GET", "/a/%6bnown", "/a/known", {}),
         ("DELETE", "/a/known", "/a/{id}", {"id": "known"}),
         ("GET", "/a/7", "/a/{id}", {"id": "7"}),
