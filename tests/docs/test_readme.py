@@ -13,6 +13,7 @@ from typing import Any
 
 import pytest
 
+import dispatcher.embed  # noqa: F401 -- a first import reads files, and not inside a loop
 from tests import sidecar
 
 ROOT = Path(__file__).parents[2]
