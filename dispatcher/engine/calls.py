@@ -29,6 +29,7 @@ from dispatcher.engine.times import job_of
 from dispatcher.errors import (
     ConfigError,
     Invalid,
+    JournalError,
     NotAllowed,
     NotFound,
     NotPossible,
@@ -224,15 +225,19 @@ class Calls(Accepting):
         self._redriving |= ids
         wall_ms = self.clock.wall_ms()
         changes = [Returned(record.id, record.attempt + 1, wall_ms) for record in taken]
-        try:
-            self.journal.record(changes, self.fail_if)
-            await self.durable()
-            for record in taken:
-                self._admit_again(record, wall_ms)
-        finally:
-            self._redriving -= ids
+
+        # Whether or not its caller still waits then: in the journal it runs again.
+        def kept(error: JournalError | None) -> None:
+            self.fail_if(error)
+            if error is None:
+                for record in taken:
+                    self._admit_again(record, wall_ms)
+                self.wake()
+            self._redriving.difference_update(ids)
             self._leave(len(taken), 0)
-        self.wake()
+
+        self.journal.record(changes, kept)
+        await self.durable()
         if refusal is not None:
             raise refusal
 
@@ -251,7 +256,8 @@ class Calls(Accepting):
         job = job_of(again, None, account, self.next_seq(), self.clock)
         self.machine.admit(job, self.clock.now())
         if record.state is State.DEAD:
-            self.dead[record.account] -= 1
+            # A recount that began before its end was kept does not know of it.
+            self.dead[record.account] = max(0, self.dead.get(record.account, 0) - 1)
 
     def pause(self, account: str, function: str | None = None) -> None:
         """

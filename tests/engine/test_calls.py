@@ -126,6 +126,49 @@ async def test_many_dead_are_redriven_by_few_commits_as_far_as_there_is_room():
         assert r.engine.statistics().dead_jobs == {("main",): 50}
 
 
+async def test_a_redrive_that_nobody_waits_for_any_more_happens_all_the_same():
+    class Slow(MemoryJournal):
+        untold: list[Any] | None = None
+
+        def record(self, changes, done=None):
+            if self.untold is None:
+                super().record(changes, done)
+            else:
+                super().record(changes)
+                self.untold.append(done)
+
+    journal = Slow(retention_s=86400)
+    async with rig(journal=journal) as r:
+        r.transport.script = [REFUSED]
+        ticket = r.enqueue()
+        assert (await ticket.ended()).state is State.DEAD
+        told: list[Any] = []
+        journal.untold = told
+        with anyio.move_on_after(1) as patience:
+            await r.engine.redrive(ticket.id)
+        assert patience.cancelled_caught
+        journal.untold = None
+        for done in told:
+            done(None)
+        await anyio.sleep(11)
+        assert await r.engine.state_of(ticket.id) is State.SUCCEEDED
+        assert r.engine.statistics().dead_jobs == {("main",): 0}
+
+
+async def test_the_dead_are_redriven_also_where_a_recount_has_missed_them():
+    async with rig() as r:
+        r.transport.script = [REFUSED] * 2
+        tickets = [r.enqueue() for _ in range(2)]
+        for ticket in tickets:
+            assert (await ticket.ended()).state is State.DEAD
+        r.engine.dead = {}  # it read the journal before their ends were in it
+        assert await r.engine.redrive_dead(Query()) == 2
+        await anyio.sleep(11)
+        for ticket in tickets:
+            assert await r.engine.state_of(ticket.id) is State.SUCCEEDED
+        assert r.engine.statistics().dead_jobs == {("main",): 0}
+
+
 async def test_dismissing_what_is_uncertain():
     async with rig(settings(more='[journal]\nurl = "memory:"\ndelivery = "at_most_once"')) as r:
         r.transport.script = [hang]
