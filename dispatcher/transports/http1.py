@@ -253,7 +253,9 @@ class Connection(asyncio.Protocol):
             self._reusable = False
 
     def on_header(self, name: bytes, value: bytes) -> None:
-        """Keep a header."""
+        """Keep a header; what follows the body (a trailer) is none, and changes nothing."""
+        if self._status:
+            return
         self._headers.append((name.decode("latin-1"), _text(value)))
         word = name.lower()
         if word in (b"content-length", b"transfer-encoding"):
@@ -278,6 +280,8 @@ class Connection(asyncio.Protocol):
 
     def on_body(self, data: bytes) -> None:
         """Keep a part of the body, unless it has become too large."""
+        if self._waiter is None or self._waiter.done():
+            return  # the rest of what was given up, and it may unpack to any size
         if self._inflater is not None:
             data = self._inflated(data)
         self._size += len(data)

@@ -168,6 +168,39 @@ async def test_a_body_that_was_packed_unasked_is_unpacked_as_far_as_it_may(pack)
     assert lie.cut.failure.kind == "connection_lost"
 
 
+async def test_what_follows_too_large_a_body_is_not_unpacked_at_all(monkeypatch):
+    packer = zlib.compressobj(wbits=31)
+    parts = [
+        packer.compress(b"x" * 1001) + packer.flush(zlib.Z_SYNC_FLUSH),
+        packer.compress(b"x" * 1_000_000) + packer.flush(),
+    ]
+    sizes: list[int] = []
+    unpack = Connection._inflated
+
+    def measured(connection: Connection, data: bytes) -> bytes:
+        unpacked = unpack(connection, data)
+        sizes.append(len(unpacked))
+        return unpacked
+
+    monkeypatch.setattr(Connection, "_inflated", measured)
+    chunks = b"".join(b"%x\r\n%b\r\n" % (len(part), part) for part in parts)
+    head = "HTTP/1.1 200 OK\nContent-Encoding: gzip\nTransfer-Encoding: chunked"
+    reply, connection = await heard(said(head, chunks + b"0\r\n\r\n"), body_max=1000)
+    assert isinstance(reply, Reply)
+    assert reply.cut is not None
+    assert reply.cut.failure.kind == "reply_too_large"
+    assert sizes == [1001]
+    assert not connection.usable
+
+
+async def test_what_follows_the_body_is_no_header():
+    raw = said("HTTP/1.1 200 OK\nTransfer-Encoding: chunked", b"1\r\na\r\n0\r\nX-A: late\r\n\r\n")
+    reply, connection = await heard(raw)
+    assert isinstance(reply, Reply)
+    assert (reply.body, dict(reply.headers)) == (b"a", {"Transfer-Encoding": "chunked"})
+    assert connection.usable
+
+
 async def test_nothing_is_asked_of_whoever_has_said_his_last_word():
     _, connection = await heard(said("HTTP/1.1 202 Accepted\nContent-Length: 0"))
     assert connection.usable
