@@ -59,7 +59,7 @@ class BlockingTicket:
         return _wait(self._portal.start_task_soon(self._ticket.accepted), timeout_s)
 
     def ended(self, timeout_s: float | None = None) -> End:
-        """Wait until it has ended. Raises like `accepted`."""
+        """Wait until it has ended. Raises like `accepted`, also where the dispatcher ends before."""
         return _wait(self._portal.start_task_soon(self._ticket.ended), timeout_s)
 
 

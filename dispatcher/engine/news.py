@@ -36,6 +36,7 @@ class News(Sends):
         """Take what `Sends` takes."""
         super().__init__(*args, **more)
         self._enders: dict[str, list[asyncio.Future[End]]] = {}
+        self._is_over = False  #: no end will be told any more
 
     def report(self, account: str, completion: Completion, done: Callable[[], None] | None) -> None:
         """Take a tracker's news; *done* is called when the end is on disk."""
@@ -141,8 +142,24 @@ class News(Sends):
             if not waiter.done():
                 waiter.set_result(end)
 
+    def send_waiters_away(self) -> None:
+        """Tell those who wait for further ends that this process will see none."""
+        # After the last ends that were decided, which are on their way to the journal.
+        self.journal.record((), self._end_waits)
+
+    def _end_waits(self, _: JournalError | None) -> None:
+        self._is_over = True
+        for waiters in self._enders.values():
+            for waiter in waiters:
+                if not waiter.done():
+                    waiter.set_exception(_ended_before())
+
     async def end_of(self, invocation_id: str) -> End:
-        """Wait for the end of an invocation, or return it. Raises `NotFound`."""
+        """
+        Wait for the end of an invocation, or return it.
+
+        Raises `NotFound`, and `JournalError` where this process ends before.
+        """
         if invocation_id in self.machine.jobs:
             return await self._wait_for(invocation_id)
         record = await self.record_of(invocation_id)
@@ -157,6 +174,8 @@ class News(Sends):
         )
 
     async def _wait_for(self, invocation_id: str) -> End:
+        if self._is_over:
+            raise _ended_before()
         waiter: asyncio.Future[End] = asyncio.get_running_loop().create_future()
         self._enders.setdefault(invocation_id, []).append(waiter)
         try:
@@ -208,3 +227,7 @@ class News(Sends):
 
         self.journal.record((), done)
         await written
+
+
+def _ended_before() -> JournalError:
+    return JournalError("the dispatcher ended before the invocation: the journal keeps it")

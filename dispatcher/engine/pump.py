@@ -123,6 +123,7 @@ class Pump:
             raise first_of(group) from group
         finally:
             self.send_callers_away()
+            self.send_waiters_away()
             self._stopped.set()
 
     async def stopped(self) -> None:
@@ -388,6 +389,10 @@ class Pump:
 
     def told(self, finish: Finish) -> None:
         """Tell those who wait for the end of an invocation that it is on disk."""
+        raise NotImplementedError
+
+    def send_waiters_away(self) -> None:
+        """Tell those who wait for further ends that this process will see none."""
         raise NotImplementedError
 
     def fail_if(self, error: JournalError | None) -> None:

@@ -65,7 +65,11 @@ class Ticket:
         return Acceptance(self.id, self._job.state, duplicate=False)
 
     async def ended(self) -> End:
-        """Return how it ended; `uncertain` is an end too. Raises like `accepted`."""
+        """
+        Return how it ended; `uncertain` is an end too.
+
+        Raises like `accepted`, and `JournalError` where the dispatcher ends before.
+        """
         await self.accepted()
         if self._job is not None and isinstance(self._job.owner, End):
             return self._job.owner

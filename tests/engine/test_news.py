@@ -1,10 +1,12 @@
 from collections.abc import Sequence
+from typing import Any
 
 import anyio
 import pytest
 
 from dispatcher.core.model import Change, Completion, Query, Record, State, Verdict
 from dispatcher.engine import Ticket
+from dispatcher.errors import JournalError
 from dispatcher.journals.memory import MemoryJournal
 from dispatcher.ports import ChangeDone
 from tests.engine.rig import ScriptedTransport, rig, settings
@@ -23,6 +25,49 @@ async def test_a_callback_ends_the_slot_and_repeats_do_nothing():
         assert (end.state, end.result, end.estimated) == (State.SUCCEEDED, b"1", False)
         assert r.engine.account("main").in_use == 0
         assert r.engine.statistics().late_completions == {("main",): 0}
+
+
+async def test_who_waits_for_an_end_when_the_engine_ends_is_told_after_the_last_ends():
+    class Slow(MemoryJournal):
+        untold: list[Any] | None = None
+
+        def record(self, changes, done=None):
+            if self.untold is None:
+                super().record(changes, done)
+            else:
+                super().record(changes)
+                self.untold.append(done)
+
+    journal = Slow(retention_s=86400)
+    heard: list[str] = []
+
+    async def hear(ticket: Ticket) -> None:
+        try:
+            heard.append((await ticket.ended()).state)
+        except JournalError as error:
+            heard.append(str(error))
+
+    async with anyio.create_task_group() as tasks, rig(journal=journal) as r:
+        r.engine.pause("main")
+        cancelled, waiting = r.enqueue(), r.enqueue()
+        await waiting.accepted()
+        tasks.start_soon(hear, cancelled)
+        tasks.start_soon(hear, waiting)
+        await anyio.sleep(1)
+        untold: list[Any] = []
+        journal.untold = untold
+        tasks.start_soon(r.engine.cancel, cancelled.id)
+        await anyio.sleep(1)
+        r.engine.stop()
+        await r.engine.stopped()
+        await anyio.sleep(1)
+        assert heard == [], "the journal has not said yet that the first end is on disk"
+        for done in untold:
+            done(None)
+        await anyio.sleep(1)
+        tasks.start_soon(hear, waiting)
+    why = "the dispatcher ended before the invocation: the journal keeps it"
+    assert heard == [State.CANCELLED, why, why]
 
 
 async def test_a_completion_may_be_faster_than_the_202():
