@@ -37,6 +37,8 @@ LINE_MAX_BYTES: Final = 8190
 HEADERS_MAX: Final = 128
 PIPELINED_MAX: Final = 32
 """Requests that wait for the answers to those before them on a connection."""
+_FULL: Final = PIPELINED_MAX - 1
+"""The parser may stop one earlier: it counts a request whose body was late until the next one."""
 LINGERING_S: Final = 2.0
 """How long what comes after a refusal is read and thrown away, so that the answer is read."""
 _READ_BYTES: Final = 65_536
@@ -226,7 +228,7 @@ class Connection(BaseProtocol):
             self._spoilt = self._upgraded = upgraded
         if data:
             self.heard_at_s = self._loop.time()
-        if len(self._queue) >= PIPELINED_MAX and not self._is_full:
+        if len(self._queue) >= _FULL and not self._is_full:
             self._is_full = True
             if self.transport is not None:
                 self.transport.pause_reading()
@@ -256,6 +258,9 @@ class Connection(BaseProtocol):
         # Called for every body: most have not stopped anything.
         if self._reading_paused:
             super().resume_reading(resume_parser)
+            wire = self.transport
+            if self._is_full and wire is not None and not wire.is_closing():
+                wire.pause_reading()  # what came behind that body is enough for now
 
     def pause_writing(self) -> None:
         """Watch whether the peer takes what waits for it."""
@@ -305,7 +310,7 @@ class Connection(BaseProtocol):
     def _read_on(self) -> None:
         """Take further requests, first those of them that have been received already."""
         self.data_received(b"")
-        if len(self._queue) < PIPELINED_MAX:
+        if len(self._queue) < _FULL:
             self._is_full = False
             wire = self.transport
             if wire is not None and not (self._reading_paused or wire.is_closing()):

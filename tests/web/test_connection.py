@@ -40,6 +40,7 @@ class Routes:
             ("GET", "/broken", self.broken),
             ("GET", "/flood", self.flood),
             ("GET", "/bug", self.bug),
+            ("POST", "/late", self.late),
         ]
         return [
             Route(method=method, path=path, handler=handler, name=path, summary="", replies=())
@@ -58,6 +59,12 @@ class Routes:
             body += part
         self.bodies.append(body)
         return Response(body=body)
+
+    async def late(self, request: Request) -> Response:
+        await self.go_on.wait()
+        self.bodies.append(await request.content.readany())
+        await self.left.wait()
+        return Response()
 
     async def parts(self, _: Request) -> Response:
         async def body() -> AsyncGenerator[bytes, None]:
@@ -112,6 +119,66 @@ async def test_many_requests_at_once_are_all_answered_in_their_order():
         wire.say(b"".join(get(f"/n/{n}") for n in range(count)))
         answers = [(await wire.answer())[2] for _ in range(count)]
     assert answers == [b"%d" % n for n in range(count)]
+
+
+class Line(asyncio.Transport):
+    """The way to a peer; keeps what is written, and what was asked of it."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.written = b""
+        self.asked: list[str] = []
+
+    def get_extra_info(self, name: str, default: Any = None) -> Any:
+        return default
+
+    def write(self, data: bytes | bytearray | memoryview) -> None:
+        self.written += bytes(data)
+
+    def is_closing(self) -> bool:
+        return False
+
+    def pause_reading(self) -> None:
+        self.asked.append("pause")
+
+    def resume_reading(self) -> None:
+        self.asked.append("read on")
+
+
+def made(routes: Routes) -> tuple[Connection, Line]:
+    app = App(routes.table(), ServerSettings())
+    connection, line = Connection(Guard(Limits()), app.answer, asks_token=True), Line()
+    connection.connection_made(line)
+    return connection, line
+
+
+async def test_many_requests_that_come_with_the_end_of_a_body_are_all_answered():
+    connection, line = made(Routes())
+    connection.data_received(get("/echo", "Content-Length: 2", method="POST"))
+    await asyncio.sleep(0.1)
+    connection.data_received(b"hi" + get("/n/1") * 2 * PIPELINED_MAX)
+    await asyncio.sleep(0.1)
+    assert line.written.count(b"HTTP/1.1 200 OK") == 1 + 2 * PIPELINED_MAX
+    assert line.asked[-1] == "read on"
+    connection.connection_lost(None)
+
+
+async def test_a_body_that_is_taken_lets_no_more_requests_in_than_may_wait():
+    routes = Routes()
+    connection, line = made(routes)
+    connection.data_received(get("/late", "Content-Length: 140000", method="POST") + bytes(120_000))
+    await asyncio.sleep(0.1)
+    connection.data_received(bytes(20_000) + get("/n/1") * 2 * PIPELINED_MAX)
+    assert line.asked[-1] == "pause", "nobody takes the body yet"
+    routes.go_on.set()
+    await asyncio.sleep(0.1)
+    assert routes.bodies == [bytes(140_000)]
+    assert line.asked[-1] == "pause", "enough requests wait"
+    routes.left.set()
+    await asyncio.sleep(0.1)
+    assert line.written.count(b"HTTP/1.1 200 OK") == 1 + 2 * PIPELINED_MAX
+    assert line.asked[-1] == "read on"
+    connection.connection_lost(None)
 
 
 async def test_garbage_is_answered_after_the_requests_before_it_and_nothing_after():
