@@ -143,8 +143,9 @@ class Group:
         """Listings are not allowed before this time."""
         self.ends = 0
         self.results_left = RESULTS_TRIED
-        self.has_results = False  #: its tasks are known to show what they returned
         """How many further ends are worth asking for their results."""
+        self.has_results = False
+        """Its tasks are known to show what they returned."""
         self.seen = False
         """Some task of it was found, so task mode is on."""
         self.task_mode: bool | None = None
