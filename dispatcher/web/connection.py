@@ -326,6 +326,8 @@ class Connection(BaseProtocol):
             is_old = message.version < HttpVersion11
             keep_alive = not (
                 message.should_close
+                # Of an offer that is not taken up, too: the parser drops what came right behind it.
+                or message.upgrade
                 or self._closing
                 or self._upgraded
                 or response.headers.get("Connection") == "close"

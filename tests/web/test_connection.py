@@ -138,6 +138,9 @@ class Line(asyncio.Transport):
     def is_closing(self) -> bool:
         return False
 
+    def close(self) -> None:
+        self.asked.append("close")
+
     def pause_reading(self) -> None:
         self.asked.append("pause")
 
@@ -304,6 +307,20 @@ async def test_who_would_speak_something_else_is_answered_in_http(head):
         assert await wire.status_of(head) == 200
         wire.say(b"\x81\x05hello")
         await wire.closed()
+
+
+async def test_no_body_is_taken_for_a_request_behind_an_offer_to_speak_something_else():
+    routes = Routes()
+    connection, line = made(routes)
+    offer = get("/n/1", "Connection: Upgrade", "Upgrade: h2c")
+    hidden = get("/n/2")
+    connection.data_received(offer + get("/echo", f"Content-Length: {len(hidden)}", method="POST"))
+    connection.data_received(hidden)
+    await asyncio.sleep(0.1)
+    assert routes.seen == ["1"]
+    assert b"Connection: close" in line.written
+    assert line.asked == ["close"]
+    connection.connection_lost(None)
 
 
 async def test_it_is_no_proxy():
