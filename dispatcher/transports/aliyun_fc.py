@@ -33,11 +33,11 @@ from dispatcher.transports import fc_replies, signing
 from dispatcher.transports.credentials import Keyring, Keys
 from dispatcher.transports.replies import handing_on
 from dispatcher.transports.wire import (
+    ACCEPT_LIMITS,
     ERROR_BODY_MAX,
     MIB,
     Reply,
     Wire,
-    accept_limits,
     body_digest,
     hold_max_s,
     plain_value,
@@ -118,7 +118,7 @@ class FcTransport:
         except ValueError as error:
             return Refused(Failure("invalid", str(error)))
         waits = call.type is CallType.SYNC
-        limits = run_limits(hold_max_s(self._account, call.function)) if waits else accept_limits()
+        limits = run_limits(hold_max_s(self._account, call.function)) if waits else ACCEPT_LIMITS
         digest = await body_digest(call.payload)
 
         def judge(reply: Reply) -> Outcome:
@@ -187,7 +187,7 @@ class FcTransport:
                 target.line,
                 self._headers(method, action, target, keys, [_JSON], digest),
                 body,
-                limits=accept_limits(),
+                limits=ACCEPT_LIMITS,
                 body_max=TASKS_REPLY_MAX,
             )
             if isinstance(reply, (NotSent, Lost)):

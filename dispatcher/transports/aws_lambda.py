@@ -18,11 +18,11 @@ from dispatcher.transports import lambda_replies, signing
 from dispatcher.transports.credentials import Keyring, Keys
 from dispatcher.transports.replies import handing_on
 from dispatcher.transports.wire import (
+    ACCEPT_LIMITS,
     ERROR_BODY_MAX,
     MIB,
     Reply,
     Wire,
-    accept_limits,
     body_digest,
     hold_max_s,
     plain_value,
@@ -103,7 +103,7 @@ class LambdaTransport:
         except ValueError as error:
             return Refused(Failure("invalid", str(error)))
         waits = call.type is CallType.SYNC
-        limits = run_limits(hold_max_s(self._account, call.function)) if waits else accept_limits()
+        limits = run_limits(hold_max_s(self._account, call.function)) if waits else ACCEPT_LIMITS
         digest = await body_digest(call.payload)
 
         def judge(reply: Reply) -> Outcome:
@@ -147,7 +147,7 @@ class LambdaTransport:
                 target.line,
                 self._signed("GET", target, keys, [], digest),
                 b"",
-                limits=accept_limits(),
+                limits=ACCEPT_LIMITS,
                 body_max=ERROR_BODY_MAX,
             )
             if isinstance(reply, (NotSent, Lost)):

@@ -27,6 +27,7 @@ from dispatcher.transports.http1 import (
 )
 
 __all__ = [
+    "ACCEPT_LIMITS",
     "ERROR_BODY_MAX",
     "MIB",
     "TOO_LARGE",
@@ -34,7 +35,6 @@ __all__ = [
     "Limits",
     "Reply",
     "Wire",
-    "accept_limits",
     "body_digest",
     "hold_max_s",
     "plain_value",
@@ -54,12 +54,8 @@ _MORE_HEADERS: Final = (
     "User-Agent: serverless-dispatcher\r\nAccept: */*\r\nAccept-Encoding: identity\r\n"
 )
 
-_ACCEPT_LIMITS: Final = Limits(POOL_WAIT_MAX_S, READ_MAX_S, TOTAL_MAX_S)
-
-
-def accept_limits() -> Limits:
-    """Return the limits of a request that is answered at once."""
-    return _ACCEPT_LIMITS
+ACCEPT_LIMITS: Final = Limits(POOL_WAIT_MAX_S, READ_MAX_S, TOTAL_MAX_S)
+"""Of a request that is answered at once."""
 
 
 @functools.lru_cache(maxsize=256)

@@ -1,6 +1,6 @@
 """An engine on a virtual clock, a journal in memory, and a cloud that does as it is told."""
 
-from collections.abc import AsyncIterator, Callable, Mapping
+from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import Any
@@ -8,13 +8,13 @@ from typing import Any
 import anyio
 
 from dispatcher.config import Settings, parse
-from dispatcher.core.model import Accepted, Call, CallType, Invocation, Outcome
+from dispatcher.core.model import Accepted, Call, CallType, Change, Invocation, Outcome
 from dispatcher.core.rules import AccountRules
 from dispatcher.engine import Engine
 from dispatcher.engine.pump import Trackers
 from dispatcher.engine.times import Clock
 from dispatcher.journals.memory import MemoryJournal
-from dispatcher.ports import Begin, Tell, Tracer
+from dispatcher.ports import Begin, ChangeDone, Tell, Tracer
 
 SETTINGS = """
 [accounts.main]
@@ -89,6 +89,19 @@ async def hang(_: Call) -> Outcome:
     """Be a cloud that never answers."""
     await anyio.sleep_forever()
     raise AssertionError
+
+
+class SlowToTell(MemoryJournal):
+    """Keeps what it is given, and once `untold` is a list says so only when a test does."""
+
+    untold: list[Any] | None = None
+
+    def record(self, changes: Sequence[Change], done: ChangeDone | None = None) -> None:
+        if self.untold is None:
+            super().record(changes, done)
+        else:
+            super().record(changes)
+            self.untold.append(done)
 
 
 class Rig:

@@ -27,7 +27,7 @@ from dispatcher.errors import (
     QueueFull,
 )
 from dispatcher.journals.memory import MemoryJournal
-from tests.engine.rig import ScriptedTransport, hang, rig, settings
+from tests.engine.rig import ScriptedTransport, SlowToTell, hang, rig, settings
 
 REFUSED = Refused(Failure("refused", "no such function", "FunctionNotFound", 404))
 
@@ -127,17 +127,7 @@ async def test_many_dead_are_redriven_by_few_commits_as_far_as_there_is_room():
 
 
 async def test_a_redrive_that_nobody_waits_for_any_more_happens_all_the_same():
-    class Slow(MemoryJournal):
-        untold: list[Any] | None = None
-
-        def record(self, changes, done=None):
-            if self.untold is None:
-                super().record(changes, done)
-            else:
-                super().record(changes)
-                self.untold.append(done)
-
-    journal = Slow(retention_s=86400)
+    journal = SlowToTell(retention_s=86400)
     async with rig(journal=journal) as r:
         r.transport.script = [REFUSED]
         ticket = r.enqueue()

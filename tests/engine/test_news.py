@@ -9,7 +9,7 @@ from dispatcher.engine import Ticket
 from dispatcher.errors import JournalError
 from dispatcher.journals.memory import MemoryJournal
 from dispatcher.ports import ChangeDone
-from tests.engine.rig import ScriptedTransport, rig, settings
+from tests.engine.rig import ScriptedTransport, SlowToTell, rig, settings
 
 CALLBACK = '[accounts.main.functions.cb]\ncompletion = "callback"\nhold_max_s = 60\n'
 
@@ -28,17 +28,7 @@ async def test_a_callback_ends_the_slot_and_repeats_do_nothing():
 
 
 async def test_who_waits_for_an_end_when_the_engine_ends_is_told_after_the_last_ends():
-    class Slow(MemoryJournal):
-        untold: list[Any] | None = None
-
-        def record(self, changes, done=None):
-            if self.untold is None:
-                super().record(changes, done)
-            else:
-                super().record(changes)
-                self.untold.append(done)
-
-    journal = Slow(retention_s=86400)
+    journal = SlowToTell(retention_s=86400)
     heard: list[str] = []
 
     async def hear(ticket: Ticket) -> None:

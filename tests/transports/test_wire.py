@@ -19,7 +19,7 @@ from dispatcher.transports.http1 import ERROR_BODY_MAX_S, TOO_LARGE, Limits, Rep
 from dispatcher.transports.wire import MIB, Wire, run_limits
 from tests.transports.servers import Peer, RawServer, Request, raw_server
 
-QUICK = wire.accept_limits()
+QUICK = wire.ACCEPT_LIMITS
 
 
 def wired(server: RawServer | str, *, connections_max: int = 4, idle_max_s: float = 8.0) -> Wire:
