@@ -18,6 +18,7 @@ from dispatcher.core.lifecycle import ENDED, Move, after
 from dispatcher.core.model import Completion, Failure, GateKind, Replied, State, Verdict
 from dispatcher.core.retry import backoff_s
 from dispatcher.core.rules import Rules
+from dispatcher.core.spread import Spread
 from dispatcher.core.statistics import Counters
 
 #: Moves to an end which does not say that nothing runs.
@@ -38,7 +39,7 @@ class Ends:
         """*uniform* gives random numbers from 0 up to 1; nothing else here is left to chance."""
         self.rules = rules
         self.counters = Counters()
-        self.jobs: dict[str, Job] = {}
+        self.jobs: Spread[Job] = Spread()
         self.accounts: dict[str, Account] = {}
         self._uniform = uniform
         self._deadlines = Deadlines()
@@ -170,7 +171,7 @@ class Ends:
                 orphaned = self.orphans.adopt(slot, now)
             if not orphaned:
                 self._release(self.accounts[tenant.account], slot, now)
-        del self.jobs[job.id]
+        self.jobs.remove(job.id)
         if not orphaned:
             function.jobs -= 1
         self.counters.ended[tenant.account, function.label, tenant.label, state] += 1

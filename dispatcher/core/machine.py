@@ -81,12 +81,11 @@ class Machine(Ends):
         return []
 
     def _enter(self, job: Job) -> Account:
-        assert job.id not in self.jobs, job.id
         lane = job.lane
         account = self.accounts[lane.tenant.account]
         if lane.forgotten or lane.tenant.forgotten or lane.function.forgotten:
             job.lane = lane = account.lane(lane.function.name, lane.qualifier, lane.tenant.name)
-        self.jobs[job.id] = job
+        self.jobs.add(job.id, job)
         lane.function.jobs += 1
         return account
 

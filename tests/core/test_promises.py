@@ -32,7 +32,7 @@ from dispatcher.core.rules import (
     Rules,
     TenantRules,
 )
-from tests.core.world import FAILURE, World
+from tests.core.world import FAILURE, World, live_of
 
 FUNCTIONS = ("f", "g", "h", "k")
 TENANTS = ("default", "a", "b", "c")
@@ -224,7 +224,7 @@ class Promises(RuleBasedStateMachine):
         **fields: float | None,
     ) -> None:
         """News of any attempt of any job, also of one that ended long ago or was never sent."""
-        ids = list(self.world.machine.jobs if live else self.world.jobs)
+        ids = self.live_ids() if live else list(self.world.jobs)
         if not ids:
             return
         job_id = ids[pick % len(ids)]
@@ -235,6 +235,9 @@ class Promises(RuleBasedStateMachine):
             return world.complete(job, verdict, attempt=number, **fields)
 
         self.both(tell)
+
+    def live_ids(self) -> list[str]:
+        return [job.id for job in live_of(self.world.machine)]
 
     @rule(seconds=st.sampled_from([0.0, 0.125, 1.0, 5.0, 30.0, 400.0]))
     def wait(self, seconds: float) -> None:
@@ -249,7 +252,7 @@ class Promises(RuleBasedStateMachine):
     @precondition(lambda self: self.world.machine.jobs)
     @rule(pick=st.integers(0, 1000), can_stop=st.booleans())
     def cancel(self, pick: int, can_stop: bool) -> None:
-        ids = list(self.world.machine.jobs)
+        ids = self.live_ids()
         job_id = ids[pick % len(ids)]
         self.both(lambda world: world.cancel(world.jobs[job_id], can_stop=can_stop) and None)
 

@@ -190,15 +190,15 @@ class World:
                 attempts = sorted(number for job_id, number in self.sending if job_id == job.id)
                 for attempt in attempts:
                     self.answer(job, Accepted("r"), attempt)
-            self.end([job for job in self.machine.jobs.values() if job.state is State.RUNNING])
+            self.end([job for job in live_of(self.machine) if job.state is State.RUNNING])
             if not self.machine.jobs and not self.machine.orphans:
                 return
             self.due()
             if not self.sending:
                 deadline = self.machine.next_deadline(self.now)
-                assert deadline is not None, ("stuck", list(self.machine.jobs.values()))
+                assert deadline is not None, ("stuck", live_of(self.machine))
                 self.now = deadline
-        raise AssertionError(("starving", list(self.machine.jobs.values())))
+        raise AssertionError(("starving", live_of(self.machine)))
 
     # -- Effects
 
@@ -244,9 +244,7 @@ class World:
         self.check_no_spin()
         self.in_cloud.check(self.now)
         for account in self.machine.accounts.values():
-            jobs = [
-                job for job in self.machine.jobs.values() if self.machine.account_of(job) is account
-            ]
+            jobs = [job for job in live_of(self.machine) if self.machine.account_of(job) is account]
             check_books(account, jobs, slots_of(self.machine, account))
             check_queues(account, jobs)
             self.check_work_is_conserved(account, jobs)
@@ -310,9 +308,14 @@ def _blocked(lane: Lane, now: float) -> bool:
     return lane.function.blocked(lane.qualifier, now) is not None
 
 
+def live_of(machine: Machine) -> list[Job]:
+    """Return what has not ended, in the order of acceptance."""
+    return sorted(machine.jobs.values(), key=lambda job: job.seq)
+
+
 def slots_of(machine: Machine, account: Account | None = None) -> list[Slot]:
     """Return the slots that are held, of one account or of all."""
-    held = [job.slot for job in machine.jobs.values() if job.slot is not None]
+    held = [job.slot for job in live_of(machine) if job.slot is not None]
     return [
         slot
         for slot in (*held, *machine.orphans)
