@@ -27,7 +27,7 @@ from typing import Final
 from dispatcher.core.gates import FunctionGate
 from dispatcher.core.job import Job
 from dispatcher.core.lanes import Lane, Line, TenantQueue
-from dispatcher.core.lazy_heap import LazyHeap, Ranking
+from dispatcher.core.lazy_heap import CLEARED_AT_ONCE, LazyHeap, Ranking
 from dispatcher.core.model import GateKind
 
 __all__ = ["Backlog", "Job", "Lane", "Line", "TenantQueue"]
@@ -56,6 +56,9 @@ class Backlog:
         # Due again, and their slot is still held; those of a function that is shut apart.
         self._resends: OrderedDict[str, Job] = OrderedDict()
         self._shut_resends: dict[str, OrderedDict[str, Job]] = {}
+        #: Lanes whose first is not known yet: so much that stood before it has gone. Until `wake` has
+        #: found it, what comes next is not known either.
+        self.unclear: dict[Lane, None] = {}
         self.wakes_at = math.inf  #: nothing that time brings about is due before this
         self._delayed: Ranking[Job] = Ranking()
         self._ramps: list[tuple[float, int, FunctionGate]] = []  #: when they let one more begin
@@ -100,7 +103,7 @@ class Backlog:
             lane = job.lane = tenant.lane(lane.function, lane.qualifier)
         jobs = lane.jobs
         jobs.place((job.rank, job.seq, job))
-        if lane.line is None and jobs.first() is job:  # else nothing changes outside
+        if lane.line is None and jobs.head() is job:  # else nothing changes outside
             self._offer(lane)
 
     def _no_longer_due(self, job: Job) -> None:
@@ -138,9 +141,11 @@ class Backlog:
         if line is None:
             lane.tenant.at_ceiling = False  # it may have been the one that did not fit
             self._offer(lane)
-        elif not lane.jobs:
-            line.leave(lane)
-            self._open(lane.function, line)
+        else:
+            if not lane.jobs:
+                line.leave(lane)
+                self._open(lane.function, line)
+            self._first_of(lane)
 
     def take(self, lane: Lane) -> Job:
         """Take the first invocation out of *lane*, which `next_lane` gave; then `rerank`."""
@@ -158,6 +163,7 @@ class Backlog:
         else:
             line.went(lane)
             self._open(lane.function, line)
+            self._first_of(lane)
         return job
 
     # -- Those that go again with the slot they hold
@@ -261,11 +267,19 @@ class Backlog:
         self._rank(lane.tenant)
 
     def _set_out(self, lane: Lane) -> None:
-        head = lane.jobs.first()
-        if head is None:
-            lane.tenant.ready.remove(lane)
-        else:
+        head = self._first_of(lane)
+        if head is not None:
             lane.tenant.ready.place((head.rank, head.seq, lane.serial, lane))
+        elif not lane.jobs:
+            lane.tenant.ready.remove(lane)
+
+    def _first_of(self, lane: Lane) -> Job | None:
+        """Return the first of a lane; None: it is empty, or `wake` has to find it out."""
+        head = lane.jobs.head()
+        if head is None and lane.jobs.unclear:
+            self.unclear[lane] = None
+            self.wakes_at = -math.inf
+        return head
 
     def _rank(self, tenant: TenantQueue) -> None:
         if tenant.at_ceiling or not tenant.ready:
@@ -346,11 +360,22 @@ class Backlog:
     # -- Time
 
     def wake(self, now: float, at_most: float = math.inf) -> bool:
-        """Let *at_most* so many take their turn whose time has come; True: those were all."""
+        """
+        Let *at_most* so many take their turn whose time has come.
+
+        Returns whether that was all, and nothing has expired either.
+        """
+        if self.unclear:
+            lane = next(iter(self.unclear))
+            if not lane.jobs.clear_top(CLEARED_AT_ONCE):
+                return False
+            del self.unclear[lane]
+            if lane.line is None:
+                self._offer(lane)
         while self._ramps and self._ramps[0][0] <= now:
             self.room_at(heapq.heappop(self._ramps)[2])
         woken = 0
-        while (job := self._delayed.first()) is not None and job.wakes_at <= now:
+        while (job := self._first_delayed()) is not None and job.wakes_at <= now:
             if woken >= at_most:
                 return False
             woken += 1
@@ -359,15 +384,19 @@ class Backlog:
             job.lane.tenant.delayed -= 1
             self._come_due(job, now)
         self.wakes_at = self._next_time()
-        return True
+        return self.wakes_at > now
+
+    def _first_delayed(self) -> Job | None:
+        return self._delayed.first() if self._delayed.clear_top(CLEARED_AT_ONCE) else None
 
     def expired(self, now: float) -> Job | None:
         """
         Return one that was not sent in time; the caller drops it before it asks for the next.
 
-        What may have been sent already is no longer ours to let expire.
+        What may have been sent already is no longer ours to let expire. Where None is because too
+        much was to be looked at, `wake` says that it was not all.
         """
-        entry = self._expiries.first()
+        entry = self._expiries.first() if self._expiries.clear_top(CLEARED_AT_ONCE) else None
         return None if entry is None or entry[0] > now else entry[2]
 
     def _forget_expiry(self, job: Job) -> None:
@@ -376,6 +405,10 @@ class Backlog:
 
     def _next_time(self) -> float:
         """Return when `wake` or `expired` have something to do; infinity: never."""
+        if self.unclear or not (
+            self._delayed.clear_top(CLEARED_AT_ONCE) and self._expiries.clear_top(CLEARED_AT_ONCE)
+        ):
+            return -math.inf
         at = self._ramps[0][0] if self._ramps else math.inf
         if (delayed := self._delayed.first()) is not None:
             at = min(at, delayed.wakes_at)

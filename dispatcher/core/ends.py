@@ -9,7 +9,7 @@ from collections.abc import Callable
 from typing import Final, Unpack
 
 from dispatcher.core.account import Account
-from dispatcher.core.deadlines import Deadlines, source_of
+from dispatcher.core.deadlines import Deadlines
 from dispatcher.core.doubt import Orphans
 from dispatcher.core.effects import Effect, Finish, Known, Return
 from dispatcher.core.gates import Slot
@@ -134,8 +134,8 @@ class Ends:
         """
         Take note that ends of a function cannot be learned, and why, or (None) that they can.
 
-        Meanwhile the ends of its runs are estimated, also of those that run already. Returns
-        whether this is news.
+        Meanwhile the ends of its runs are estimated, also of those that run already, which `due`
+        sees to. Returns whether this is news.
         """
         gate = self.accounts[account].function(function)
         if (gate.untracked.get(qualifier) is None) == (why is None):
@@ -144,9 +144,7 @@ class Ends:
             del gate.untracked[qualifier]
         else:
             gate.untracked[qualifier] = why
-        for slot in self._deadlines.of(gate, qualifier):
-            if slot.job.state is State.RUNNING and slot.job.sent_at is not None:
-                self._deadlines.hold_run(slot, slot.job.sent_at, source_of(slot.job))
+        self._deadlines.source_changed(gate, qualifier)
         return True
 
     # -- Ending

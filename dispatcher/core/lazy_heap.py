@@ -9,6 +9,9 @@ MADE_ANEW_MAX: Final = 1024
 #: Entries of a larger one that are looked at with each lapse beyond its half: of those that lapse
 #: in the end, this finds more than come to it meanwhile.
 SWEPT_AT_ONCE: Final = 4
+#: Stale entries that are taken off the top in a turn of the loop, and in passing: 2 us each at most.
+CLEARED_AT_ONCE: Final = 500
+CLEARED_IN_PASSING: Final = 20
 
 Entry = TypeVar("Entry", bound=tuple[Any, ...])
 
@@ -51,6 +54,22 @@ class _Heap(Generic[Entry]):
         assert live >= 0, self
         if len(self._heap) > 2 * live:
             self._tidy()
+
+    def clear_top(self, at_most: int) -> bool:
+        """
+        Take *at_most* so many stale entries off the top; False: there may be more of them.
+
+        They are all that `first` has to look at; thousands may come up at once when what was
+        before them goes.
+        """
+        heap, good = self._heap, self._good
+        if not heap or good(heap[0]):
+            return True
+        for _ in range(at_most):
+            heappop(heap)
+            if not heap or good(heap[0]):
+                return True
+        return False
 
     def _tidy(self) -> None:
         heap, good = self._heap, self._good
@@ -172,6 +191,22 @@ class Ranking(_Heap[tuple[Any, ...]], Generic[Owner]):
                 return owner
             heappop(heap)
         return None
+
+    def head(self) -> Owner | None:
+        """Return whose key is the least; None: nobody's, or `clear_top` has to find out."""
+        heap = self._heap
+        if heap:
+            entry = heap[0]
+            owner: Owner = entry[-1]
+            if owner.entry is entry:
+                return owner
+        return self.first() if self.clear_top(CLEARED_IN_PASSING) else None
+
+    @property
+    def unclear(self) -> bool:
+        """Tell whether `clear_top` has something to do."""
+        heap = self._heap
+        return bool(heap) and not _stands(heap[0])
 
     def pop(self) -> Owner:
         """Take out whose key is the least; there must be one."""

@@ -294,7 +294,7 @@ class Machine(Ends):
                 self._deadlines.keep(slot)
             account.gate.sent(slot, now)
             effects.append(Launch(job, slot))
-            if len(effects) >= enough:
+            if len(effects) >= enough or account.backlog.unclear:
                 return
         account.note_blocked(job, now, self.counters.blocked_seconds)
 
@@ -302,9 +302,9 @@ class Machine(Ends):
         """
         Return when to ask `due` again; None: no time alone changes anything.
 
-        Later than *now*, unless `due` was not to return all there was.
+        Later than *now*, unless `due` has more to do than is done in one go.
         """
         at = self._deadlines.next_time()
         for account in self.accounts.values():
             at = min(at, account.next_time(now))
-        return None if at == math.inf else at
+        return None if at == math.inf else max(at, now)

@@ -6,11 +6,13 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from dispatcher.core import backlog, lazy_heap
+from dispatcher.core.effects import Effect, Launch
 from dispatcher.core.job import Job
-from dispatcher.core.model import GateKind
+from dispatcher.core.model import Accepted, GateKind
 from dispatcher.core.rules import TenantRules
 from tests.core.simulation import Simulation
-from tests.core.world import World, check_heaps, function_of, rules_of
+from tests.core.world import World, check_heaps, function_of, only, rules_of
 
 # -- Inside a tenant
 
@@ -46,6 +48,40 @@ def test_head_starts_do_not_starve_what_is_old():
         s.admit("f", priority=10.0)  # one for each that ends, with a head start of ten runs
         s.step()
     assert old.first_sent_at <= 15
+
+
+@pytest.mark.parametrize("parked", [False, True])
+def test_what_stands_behind_many_that_were_cancelled_has_its_turn(monkeypatch, parked):
+    w = World(rules_of({"f": function_of(instances_max=1)}, quota=2 if parked else 1))
+    first, *jobs = w.admit_many(13, "f")
+    w.run()
+    assert (first.lane.line is not None) == parked
+    monkeypatch.setattr(lazy_heap, "MADE_ANEW_MAX", 0)
+    monkeypatch.setattr(lazy_heap, "SWEPT_AT_ONCE", 0)
+    monkeypatch.setattr(lazy_heap, "CLEARED_IN_PASSING", 0)
+    monkeypatch.setattr(backlog, "CLEARED_AT_ONCE", 1)
+    for job in (*jobs[1:6], jobs[0]):
+        w.cancel(job)
+    w.complete(first)
+    assert w.machine.due(w.now) == []
+    assert w.machine.next_deadline(w.now) == w.now
+    late = w.admit("f")
+    decide_all(w, jobs[6])
+    for job in (*jobs[8:], late, jobs[7]):
+        w.cancel(job)
+    last = w.admit("f")
+    w.complete(jobs[6])
+    decide_all(w, last)
+    assert not w.main.backlog.due
+
+
+def decide_all(w: World, first: Job) -> None:
+    """Decide bit by bit until *first* goes, before which nothing may."""
+    effects: list[Effect] = []
+    for _ in range(20):
+        effects += w.carry_out(w.machine.due(w.now))
+    assert only(effects, Launch).job is first
+    w.answer(first, Accepted("r"))
 
 
 def test_a_retry_keeps_its_place():

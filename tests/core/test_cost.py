@@ -13,7 +13,8 @@ from typing import Any
 import pytest
 
 from dispatcher.core.gates import FunctionGate
-from dispatcher.core.model import GateKind, Throttled
+from dispatcher.core.job import Job
+from dispatcher.core.model import Completion, GateKind, Source, Throttled, Verdict
 from dispatcher.core.rules import TenantRules
 from tests.core.simulation import Simulation
 from tests.core.world import function_of, rules_of
@@ -183,6 +184,72 @@ def test_cancelling_them_all():
         return int(each)
 
     little, much = cost(LITTLE), cost(MUCH // 10)
+    assert 0 < much <= 1.2 * little, (little, much)
+
+
+def all_cancelled(s: Simulation, jobs: list[Job]) -> None:
+    for job in jobs:
+        s.machine.cancel(job, s.now, can_stop=False)
+
+
+def expiring(count: int) -> Simulation:
+    """Return one in which the first is about to expire, and many behind it were cancelled."""
+    s = full()
+    s.machine.pause("main", None, paused=True)
+    jobs = [s.admit("f", expires_at=10.0 + i / count) for i in range(3 * count)]
+    all_cancelled(s, jobs[1:count])
+    return s
+
+
+def delayed(count: int) -> Simulation:
+    """Return one in which the time of the first has come, and many behind it were cancelled."""
+    s = full()
+    s.machine.pause("main", None, paused=True)
+    due_at = [10.0 + i / count for i in range(3 * count)]
+    jobs = [s.admit("f", due_at=at, wakes_at=at, waits_for=GateKind.DELAY) for at in due_at]
+    all_cancelled(s, jobs[1:count])
+    return s
+
+
+def untracked(count: int) -> Simulation:
+    """Return one in which many ends that run have to be estimated, and can be learned again."""
+    functions = {"f": function_of(Source.TASK, duration_s=20.0, hold_max_s=500.0)}
+    s = Simulation(rules_of(functions, quota=count, requests_max=count), lambda _: 1e6)
+    s.admit_many(count, "f")
+    s.decide()
+    s.machine.tracking_changed("main", "f", None, "off")
+    while s.machine.next_deadline(s.now) == s.now:
+        s.decide()
+    s.machine.tracking_changed("main", "f", None, None)
+    return s
+
+
+def cancelled(count: int) -> Simulation:
+    """Return one with room for the next two, and between them many that were cancelled."""
+    s = full()
+    s.now = 10.0
+    jobs = s.admit_many(3 * count, "f")
+    s.decide()
+    all_cancelled(s, jobs[9:count])
+    for _, job in s.launches[:2]:
+        s.machine.completed(job, Completion(id=job.id, verdict=Verdict.SUCCEEDED), s.now)
+    return s
+
+
+@pytest.mark.parametrize("those", [expiring, delayed, untracked, cancelled])
+def test_what_is_much_is_done_in_parts(those):
+    """So many that are not there any more, or run, that they cannot be looked at in one go."""
+
+    def cost(count: int) -> int:
+        s = those(count)
+        s.now = 10.0
+        most = instructions(s.decide)
+        while s.machine.next_deadline(s.now) == s.now:
+            most = max(most, instructions(s.decide))
+            most = max(most, instructions(lambda: s.machine.next_deadline(s.now)))
+        return most
+
+    little, much = cost(2000), cost(MUCH)
     assert 0 < much <= 1.2 * little, (little, much)
 
 

@@ -211,6 +211,7 @@ def test_once_tasks_are_found_again_their_ends_are_waited_for():
     w.advance(5)
     assert tracking(w, None)
     assert not tracking(w, None)
+    assert w.due() == []
     assert w.machine.next_deadline(w.now) == 100
     w.advance(20)
     assert job.state is State.RUNNING

@@ -115,3 +115,50 @@ def test_an_entry_is_its_owners_or_stale():
     ranking.remove(owner)
     ranking.remove(owner)  # harmless
     assert len(ranking) == 0
+
+
+def test_a_thousand_stale_ones_at_the_top_are_not_looked_at_at_once():
+    looked_at = 0
+    gone = set(range(1, 2000))
+
+    def good(entry: tuple[int]) -> bool:
+        nonlocal looked_at
+        looked_at += 1
+        return entry[0] not in gone
+
+    heap = LazyHeap(good)
+    for i in range(10_000):
+        heap.push((i,))
+    for _ in gone:
+        heap.lapse()
+    assert heap.clear_top(500)
+    assert heap.pop() == (0,)
+    cleared: list[bool] = []
+    while not cleared or not cleared[-1]:
+        looked_at = 0
+        cleared.append(heap.clear_top(500))
+        assert looked_at <= 501
+    assert cleared == [False] * 3 + [True]
+    looked_at = 0
+    assert heap.first() == (2000,)
+    assert looked_at == 1
+    assert LazyHeap(good).clear_top(500)
+
+
+def test_the_head_is_told_once_it_is_known(monkeypatch):
+    monkeypatch.setattr(lazy_heap, "CLEARED_IN_PASSING", 1)
+    owners = [Owner(i) for i in range(10)]
+    ranking: Ranking[Owner] = Ranking()
+    assert (ranking.head(), ranking.unclear) == (None, False)
+    for owner in owners:
+        ranking.place((owner.number, owner))
+    assert ranking.head() is owners[0]
+    for owner in owners[1:5]:
+        ranking.remove(owner)
+    assert ranking.head() is owners[0]
+    ranking.remove(owners[0])
+    assert (ranking.head(), ranking.unclear) == (None, True)  # one less
+    assert not ranking.clear_top(2)
+    assert (ranking.head(), ranking.unclear) == (None, True)
+    assert ranking.clear_top(2)
+    assert (ranking.head(), ranking.unclear) == (owners[5], False)

@@ -166,6 +166,8 @@ class World:
         """Let the machine decide, then look at everything that it holds."""
         before = {id(slot) for slot in slots_of(self.machine)}
         effects = self.carry_out(self.machine.due(self.now))
+        while self.machine.next_deadline(self.now) == self.now:  # it was not all
+            effects += self.carry_out(self.machine.due(self.now))
         launched = [e.slot for e in effects if isinstance(e, Launch)]
         self.check_limits([slot for slot in launched if id(slot) not in before])
         self.check()
@@ -392,7 +394,9 @@ def check_queues(account: Account, jobs: list[Job]) -> None:
     in_lanes = [job for lane in lanes for job in lane.jobs]
     assert len(in_lanes) == len(set(in_lanes))
     assert {*in_lanes} == {job for job in waiting if job.waits_for is None and job.slot is None}
+    assert not backlog.unclear
     for lane in lanes:
+        assert not lane.jobs.unclear
         if lane.line is not None:
             assert lane.jobs
             assert lane in list(lane.line.lanes)
