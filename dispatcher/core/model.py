@@ -1,4 +1,9 @@
-"""The nouns of the dispatcher: invocations, outcomes, completions, and what is stored."""
+"""
+The nouns of the dispatcher: invocations, outcomes, completions, and what is stored.
+
+`gc` is off for all that comes with each invocation: none can be part of a cycle, and thousands that wait
+for the journal or for their callers would be looked at in each collection.
+"""
 
 import math
 from enum import StrEnum
@@ -63,7 +68,7 @@ class GateKind(StrEnum):
 # -- The invocation as its caller sees it -------------------------------------------------------
 
 
-class Invocation(Struct, frozen=True, kw_only=True):
+class Invocation(Struct, frozen=True, kw_only=True, gc=False):
     """One call of one function, as a caller asks for it."""
 
     account: str
@@ -108,7 +113,7 @@ class Failure(Struct, frozen=True, omit_defaults=True, gc=False):
 # -- What came of a send ------------------------------------------------------------------------
 
 
-class Call(Struct, frozen=True, kw_only=True):
+class Call(Struct, frozen=True, kw_only=True, gc=False):
     """One request to the cloud."""
 
     function: str
@@ -120,13 +125,13 @@ class Call(Struct, frozen=True, kw_only=True):
     options: dict[str, str] = {}
 
 
-class Accepted(Struct, frozen=True):
+class Accepted(Struct, frozen=True, gc=False):
     """The cloud has it and will run it (202), or had it already (409 of a repeated task id)."""
 
     request_id: str
 
 
-class Replied(Struct, frozen=True, kw_only=True):
+class Replied(Struct, frozen=True, kw_only=True, gc=False):
     """The reply to a synchronous call: the function has ended."""
 
     request_id: str
@@ -138,7 +143,7 @@ class Replied(Struct, frozen=True, kw_only=True):
     """The provider's headers about the run (error, log, duration), for a waiting caller."""
 
 
-class Throttled(Struct, frozen=True, kw_only=True):
+class Throttled(Struct, frozen=True, kw_only=True, gc=False):
     """The cloud refused for want of capacity; nothing ran."""
 
     gate: GateKind
@@ -151,26 +156,26 @@ class Throttled(Struct, frozen=True, kw_only=True):
     retry_after_s: float | None = None
 
 
-class Refused(Struct, frozen=True):
+class Refused(Struct, frozen=True, gc=False):
     """The cloud will never take this; nothing ran."""
 
     failure: Failure
 
 
-class Denied(Struct, frozen=True):
+class Denied(Struct, frozen=True, gc=False):
     """The account's credentials or rights are wrong, also after a refresh; nothing ran."""
 
     failure: Failure
 
 
-class NotSent(Struct, frozen=True):
+class NotSent(Struct, frozen=True, gc=False):
     """Nothing ran, and a later try may succeed: no connection, function still being made."""
 
     failure: Failure
     retry_after_s: float | None = None
 
 
-class Lost(Struct, frozen=True):
+class Lost(Struct, frozen=True, gc=False):
     """Nobody knows whether the cloud has it: time-out, reset, 5xx."""
 
     failure: Failure
@@ -193,7 +198,7 @@ class Verdict(StrEnum):
     STOPPED = "stopped"
 
 
-class Completion(Struct, frozen=True, kw_only=True):
+class Completion(Struct, frozen=True, kw_only=True, gc=False):
     """The end of one attempt of an invocation."""
 
     id: str
@@ -214,7 +219,7 @@ class Completion(Struct, frozen=True, kw_only=True):
         return delay_s if delay_s is not None and 0.0 <= delay_s < math.inf else None
 
 
-class Watched(Struct, frozen=True, kw_only=True):
+class Watched(Struct, frozen=True, kw_only=True, gc=False):
     """A run whose end a tracker is to find out."""
 
     id: str
@@ -235,7 +240,7 @@ class Watched(Struct, frozen=True, kw_only=True):
 # -- The news for whoever asked to be told ------------------------------------------------------
 
 
-class Notice(Struct, frozen=True, kw_only=True):
+class Notice(Struct, frozen=True, kw_only=True, gc=False):
     """What is posted to an invocation's `callback_url` once it has ended."""
 
     url: str
@@ -300,7 +305,7 @@ class Entry(Struct, frozen=True, gc=False):
     payload: bytes
 
 
-class Duplicate(Struct, frozen=True):
+class Duplicate(Struct, frozen=True, gc=False):
     """The journal already has an invocation of that key and account."""
 
     id: str

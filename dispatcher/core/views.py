@@ -8,7 +8,7 @@ from msgspec import UNSET, Struct, UnsetType
 from dispatcher.core.model import Failure, GateKind, Provider, Record, Replied, State
 
 
-class WaitingFor(Struct, frozen=True, kw_only=True, omit_defaults=True):
+class WaitingFor(Struct, frozen=True, kw_only=True, omit_defaults=True, gc=False):
     """Why an invocation waits. `until` is in seconds from now; the HTTP API makes it a time."""
 
     gate: GateKind
@@ -20,14 +20,14 @@ class WaitingFor(Struct, frozen=True, kw_only=True, omit_defaults=True):
     until_s: float | UnsetType = UNSET
 
 
-class View(Struct, frozen=True, kw_only=True):
+class View(Struct, frozen=True, kw_only=True, gc=False):
     """One invocation as it stands."""
 
     record: Record
     waiting_for: WaitingFor | None = None
 
 
-class Acceptance(Struct, frozen=True):
+class Acceptance(Struct, frozen=True, gc=False):
     """An invocation that is on disk."""
 
     id: str
@@ -36,7 +36,7 @@ class Acceptance(Struct, frozen=True):
     """The key was known: this is the id of the first."""
 
 
-class End(Struct, frozen=True, kw_only=True):
+class End(Struct, frozen=True, kw_only=True, gc=False):
     """How an invocation ended."""
 
     id: str

@@ -11,11 +11,15 @@ from types import FrameType
 from typing import Any
 
 import pytest
+from msgspec import Struct
 
-from dispatcher.core.gates import FunctionGate
+from dispatcher.core import effects, model
+from dispatcher.core.effects import Launch
+from dispatcher.core.gates import FunctionGate, Slot
 from dispatcher.core.job import Job
 from dispatcher.core.model import Completion, GateKind, Source, Throttled, Verdict
 from dispatcher.core.rules import TenantRules
+from dispatcher.core.views import Acceptance, End, View, WaitingFor
 from tests.core.simulation import Simulation
 from tests.core.world import function_of, rules_of
 
@@ -270,3 +274,19 @@ def test_when_to_come_again():
 
 def close(s: Simulation, function: FunctionGate, seconds: float) -> None:
     s.main._close(function, s.now + seconds)
+
+
+#: What does not come with each invocation.
+FEW = {"Pause", "Query", "Warn"}
+
+
+def test_the_garbage_collector_does_not_look_at_what_comes_with_each_invocation():
+    nouns: set[type[Struct]] = {
+        each
+        for module in (model, effects)
+        for each in vars(module).values()
+        if isinstance(each, type) and issubclass(each, Struct) and each.__name__ not in FEW
+    } - {Struct}
+    assert {Job, Slot, Completion, Launch} <= nouns
+    nouns |= {Acceptance, End, View, WaitingFor}
+    assert not [each for each in nouns if each.__struct_config__.gc]
