@@ -136,6 +136,7 @@ class News(Sends):
             failure=finish.failure,
             estimated=finish.estimated,
         )
+        self._ending.discard(end.id)
         if end.state in FINAL and (result is None or len(result) <= NOTED_RESULT_BYTES_MAX):
             finish.job.owner = end  # for its ticket, if somebody still has it
         for waiter in self._enders.pop(end.id, ()):
@@ -160,7 +161,7 @@ class News(Sends):
 
         Raises `NotFound`, and `JournalError` where this process ends before.
         """
-        if invocation_id in self.machine.jobs:
+        if invocation_id in self.machine.jobs or invocation_id in self._ending:
             return await self._wait_for(invocation_id)
         record = await self.record_of(invocation_id)
         if record.state not in ENDED:

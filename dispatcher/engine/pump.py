@@ -106,6 +106,7 @@ class Pump:
         self._broken: BaseException | None = None
         self.tasks = Tasks(self._task_ended)
         self._sending: set[Job] = set()  #: from the decision until the reply
+        self._ending: set[str] = set()  #: from the decision until the end is on disk
         self._seq = 0
 
     # -- Running
@@ -275,6 +276,7 @@ class Pump:
                     failpoints.reach("engine.before_ended")
                     changes.append(self._ended(effect))
                     finishes.append(effect)
+                    self._ending.add(effect.job.id)
                 case Stop(job=job):
                     self.tasks.start(self.stop_in_cloud, job)
                 case Warn(event=event, account=account, failure=failure):

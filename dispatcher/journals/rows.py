@@ -1,7 +1,7 @@
 """How new invocations and changes become rows, and rows become records."""
 
 import sys
-from typing import Any, Final, assert_never
+from typing import Any, Final, Literal, assert_never
 
 import msgspec
 
@@ -21,6 +21,13 @@ Row = tuple[Any, ...]
 
 # -- In: the columns are those of the statements -------------------------------------------------
 
+#: What stands for NULL on the way in, see `statements`: no such value has any of the columns.
+_NO_TEXT: Final = 0
+_NO_NUMBER: Final = ""
+
+_NOTHING_MORE: Final = (_NO_NUMBER, _NO_NUMBER, _NO_TEXT, _NO_TEXT, 0, _NO_NUMBER)
+"""Of a change: not due, not ended, no request, no failure, not estimated, no delay."""
+
 
 def invocation_row(record: Record, seq: int) -> Row:
     """Return the row of a new invocation."""
@@ -29,7 +36,7 @@ def invocation_row(record: Record, seq: int) -> Row:
         record.id,
         record.account,
         record.function,
-        record.qualifier,
+        _NO_TEXT if record.qualifier is None else record.qualifier,
         record.tenant,
         record.type.value,
         record.priority,
@@ -38,11 +45,11 @@ def invocation_row(record: Record, seq: int) -> Row:
         record.payload_bytes,
         record.accepted_ms,
         record.due_ms,
-        record.expires_ms,
-        record.task_id,
-        record.key,
+        _NO_NUMBER if record.expires_ms is None else record.expires_ms,
+        _NO_TEXT if record.task_id is None else record.task_id,
+        _NO_TEXT if record.key is None else record.key,
         _storable(record.callback_url),
-        _json(record.options) if record.options else None,
+        _json(record.options) if record.options else _NO_TEXT,
     )
 
 
@@ -50,21 +57,22 @@ def change_row(change: Change) -> Row:
     """Return the row of what became of an invocation."""
     match change:
         case Sending(id=key, attempt=attempt, at_ms=at_ms):
-            return (key, "sending", attempt, at_ms, None, None, None, None, 0, None)
+            return (key, "sending", attempt, at_ms, *_NOTHING_MORE)
         case Running(id=key, request_id=request_id, at_ms=at_ms):
-            return (key, "running", None, at_ms, None, None, _storable(request_id), None, 0, None)
+            sent = (_NO_NUMBER, at_ms, _NO_NUMBER, _NO_NUMBER)
+            return (key, "running", *sent, _storable(request_id), _NO_TEXT, 0, _NO_NUMBER)
         case Ended():
             return (
                 change.id,
                 change.state.value,
-                None,
-                None,
-                None,
+                _NO_NUMBER,
+                _NO_NUMBER,
+                _NO_NUMBER,
                 change.at_ms,
                 _storable(change.request_id),
-                None if change.failure is None else _json(change.failure),
+                _NO_TEXT if change.failure is None else _json(change.failure),
                 int(change.estimated),
-                change.start_delay_s,
+                _NO_NUMBER if change.start_delay_s is None else change.start_delay_s,
             )
         case Returned():
             return (
@@ -72,28 +80,28 @@ def change_row(change: Change) -> Row:
                 # What the cloud may have is still being sent, for whoever reads this later.
                 "sending" if change.maybe_sent else "waiting",
                 change.attempt,
-                None,
+                _NO_NUMBER,
                 change.due_ms,
-                None,
-                None,
-                None if change.failure is None else _json(change.failure),
+                _NO_NUMBER,
+                _NO_TEXT,
+                _NO_TEXT if change.failure is None else _json(change.failure),
                 0,
-                None,
+                _NO_NUMBER,
             )
         case _:
             assert_never(change)
 
 
-def _storable(text: str | None) -> str | None:
+def _storable(text: str | None) -> str | Literal[0]:
     """
     Return *text* with what is no character written out.
 
     Headers and bodies of odd peers decode to such strings (PEP 383), and one that cannot be
     stored must not be the end of the journal.
     """
-    if text is None or text.isascii():
-        return text
-    return text.encode(errors="backslashreplace").decode()
+    if text is None:
+        return _NO_TEXT
+    return text if text.isascii() else text.encode(errors="backslashreplace").decode()
 
 
 def _json(content: Failure | dict[str, str]) -> str:

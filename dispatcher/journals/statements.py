@@ -5,7 +5,11 @@ Many rows to a statement is not for SQLite's sake. The thread that writes gives 
 up around each call into SQLite and has to get it back, which takes as long as the event loop
 keeps it: with one call a row, a busy loop would make a batch of 32 rows wait a hundred times.
 
-The number of rows is one of a few, so that all statements stay prepared; NULL fills them up.
+The number of rows is one of a few, so that all statements stay prepared; zeros fill them up.
+
+No value is NULL where it is handed over, since the sqlite3 module takes five times as long for
+None as for a number or a text (it looks for an adapter): what is missing is a 0 where a text
+would be, and an empty text where a number would be.
 """
 
 import functools
@@ -23,27 +27,37 @@ ROWS_MAX: Final = _SIZES[-1]
 
 
 class Statement(StrEnum):
-    """What is written. `{rows}` stands for the rows, of which those that are NULL do nothing."""
+    """What is written. `{rows}` stands for the rows, of which those that are zeros do nothing."""
 
     ADD_INVOCATIONS = """
         INSERT INTO invocations (
             seq, id, account, function, qualifier, tenant, type, priority, state, attempt,
             payload_bytes, accepted_ms, due_ms, expires_ms, task_id, key, callback_url, options
-        ) SELECT * FROM ({rows}) WHERE column1 IS NOT NULL"""
+        ) SELECT
+            column1, column2, column3, column4, nullif(column5, 0), column6, column7, column8,
+            column9, column10, column11, column12, column13, nullif(column14, ''),
+            nullif(column15, 0), nullif(column16, 0), nullif(column17, 0), nullif(column18, 0)
+        FROM ({rows}) WHERE column1"""
 
     ADD_PAYLOADS = """
-        INSERT INTO payloads (seq, payload) SELECT * FROM ({rows}) WHERE column1 IS NOT NULL"""
+        INSERT INTO payloads (seq, payload) SELECT * FROM ({rows}) WHERE column1"""
 
     TAKE_KEYS = """
         INSERT OR REPLACE INTO keys (account, key, id, digest, at_ms)
-        SELECT * FROM ({rows}) WHERE column1 IS NOT NULL"""
+        SELECT * FROM ({rows}) WHERE column1 <> 0"""
 
     # What has ended moves only back to waiting, and from uncertain to its true end.
     CHANGE = """
-        WITH change (
-            id, state, attempt, sent_ms, due_ms, ended_ms, request_id, failure, estimated,
-            start_delay_s
-        ) AS ({rows})
+        WITH given AS ({rows}),
+        change AS (
+            SELECT
+                column1 AS id, column2 AS state, nullif(column3, '') AS attempt,
+                nullif(column4, '') AS sent_ms, nullif(column5, '') AS due_ms,
+                nullif(column6, '') AS ended_ms, nullif(column7, 0) AS request_id,
+                nullif(column8, 0) AS failure, column9 AS estimated,
+                nullif(column10, '') AS start_delay_s
+            FROM given
+        )
         UPDATE invocations SET
             state = change.state,
             attempt = coalesce(change.attempt, invocations.attempt),
@@ -89,7 +103,7 @@ class Statement(StrEnum):
 
     BEGIN_PAUSES = """
         INSERT OR IGNORE INTO pauses (account, function)
-        SELECT * FROM ({rows}) WHERE column1 IS NOT NULL"""
+        SELECT * FROM ({rows}) WHERE column1 <> 0"""
 
     END_PAUSES = """
         DELETE FROM pauses WHERE (account, function) IN ({rows})"""
@@ -121,7 +135,7 @@ def run(connection: Connection, statement: Statement, rows: Sequence[Row]) -> li
         some = rows[start : start + ROWS_MAX]
         size = next(size for size in _SIZES if size >= len(some))
         values = [value for row in some for value in row]
-        values += [None] * ((size - len(some)) * _COLUMNS[statement])
+        values += [0] * ((size - len(some)) * _COLUMNS[statement])
         given += connection.execute(_text(statement, size), values).fetchall()
     return given
 

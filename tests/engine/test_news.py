@@ -5,6 +5,7 @@ import anyio
 import pytest
 
 from dispatcher.core.model import Change, Completion, Query, Record, State, Verdict
+from dispatcher.core.views import End
 from dispatcher.engine import Ticket
 from dispatcher.errors import JournalError
 from dispatcher.journals.memory import MemoryJournal
@@ -170,6 +171,37 @@ async def test_a_ticket_knows_the_end_that_came_before_it_was_asked(size: int, a
         r.engine.completed(r.engine.machine.jobs[ticket.id], end)
         assert (await ticket.ended()).result == result
         assert journal.asked == asked
+
+
+class SlowAndCounted(SlowToTell, Counted):
+    """Both."""
+
+
+async def test_who_asks_while_an_end_is_written_is_told_with_it_and_nothing_is_read():
+    journal = SlowAndCounted()
+    async with rig(settings(more=CALLBACK), journal=journal) as r:
+        ticket = r.enqueue("cb")
+        await anyio.sleep(1)
+        untold: list[Any] = []
+        journal.untold = untold
+        r.engine.completed(
+            r.engine.machine.jobs[ticket.id],
+            Completion(id=ticket.id, verdict=Verdict.SUCCEEDED),
+        )
+        told: list[End] = []
+
+        async def wait() -> None:
+            told.append(await ticket.ended())
+
+        async with anyio.create_task_group() as waiting:
+            waiting.start_soon(wait)
+            await anyio.wait_all_tasks_blocked()
+            assert not told
+            journal.untold = None
+            for done in untold:
+                done(None)
+        assert [end.state for end in told] == [State.SUCCEEDED]
+    assert journal.asked == 0
 
 
 async def test_an_end_that_may_change_is_asked_for_anew():

@@ -62,10 +62,10 @@ def test_what_is_found_of_many_is_all_of_it(connection):
 def test_nothing_is_searched_through(connection, statement, count):
     """However many invocations there are, a row costs steps in indexes and no more."""
     samples = {
-        Statement.ADD_INVOCATIONS: (1, "i", "a", "f", *[None] * 14),
+        Statement.ADD_INVOCATIONS: (1, "i", "a", "f", *[0] * 14),
         Statement.ADD_PAYLOADS: (1, b""),
         Statement.TAKE_KEYS: ("a", "k", "i", b"", 1),
-        Statement.CHANGE: ("i", *[None] * 9),
+        Statement.CHANGE: ("i", *[0] * 9),
         Statement.ADD_RESULTS: ("i", b""),
         Statement.DROP_RESULTS: ("i",),
         Statement.DROP_PAYLOADS: ("i",),
