@@ -29,7 +29,7 @@ from dispatcher.core.views import Labels
 from dispatcher.engine.news import News
 from dispatcher.engine.pump import Trackers
 from dispatcher.engine.tickets import Ticket
-from dispatcher.engine.times import job_of, new_record
+from dispatcher.engine.times import Moment, job_of, new_record
 from dispatcher.errors import (
     DiskFull,
     Draining,
@@ -271,20 +271,19 @@ class Accepting(News):
     def _judge(
         self, batch: list[_Incoming], verdicts: Sequence[Duplicate | Exception | None]
     ) -> None:
-        now = self.clock.now()
+        moment = self.clock.moment()
         for (ticket, entry, source, since), verdict in zip(batch, verdicts, strict=True):
             account = entry.record.account
             if self.tracer is not None:
                 self.tracer.accepted(entry.record.id, verdict)
             with self._lock:  # so that who asks from another thread sees it counted once
-                job = self._admit(entry) if verdict is None else None
+                job = self._admit(entry, moment) if verdict is None else None
                 self._arriving -= 1
                 self._arriving_bytes -= len(entry.payload)
             if job is not None:
                 ticket.settle(job)
-                tenant = self.machine.accounts[account].tenant(entry.record.tenant).label
-                self.accepted[account, tenant, source] += 1
-                self.accept_s[account,].observe(now - since)
+                self.accepted[account, job.lane.tenant.label, source] += 1
+                self.accept_s[account,].observe(moment.now - since)
             elif isinstance(verdict, Duplicate) and verdict.same_job:
                 ticket.settle(verdict.id)
             else:
@@ -293,12 +292,11 @@ class Accepting(News):
                 self.rejected[account, getattr(error, "reason", "journal")] += 1
                 ticket.settle(error)
 
-    def _admit(self, entry: Entry) -> Job:
-        record = entry.record
-        account = self.machine.accounts[record.account]
-        job = job_of(record, entry.payload, account, self.next_seq(), self.clock)
+    def _admit(self, entry: Entry, moment: Moment) -> Job:
+        account = self.machine.accounts[entry.record.account]
+        job = job_of(entry.record, entry.payload, account, self.next_seq(), moment)
         self.payloads.keep(job, self.settings.queue.bytes_max)
-        self.machine.admit(job, self.clock.now())
+        self.machine.admit(job, moment.now)
         return job
 
 

@@ -253,7 +253,7 @@ class Calls(Accepting):
     def _admit_again(self, record: Record, wall_ms: int) -> None:
         again = replace(record, attempt=record.attempt + 1, due_ms=wall_ms, request_id=None)
         account = self.machine.accounts[record.account]
-        job = job_of(again, None, account, self.next_seq(), self.clock)
+        job = job_of(again, None, account, self.next_seq(), self.clock.moment())
         self.machine.admit(job, self.clock.now())
         if record.state is State.DEAD:
             # A recount that began before its end was kept does not know of it.

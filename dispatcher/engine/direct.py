@@ -112,7 +112,7 @@ class Direct(Calls):
         if self.tracer is not None:
             self.tracer.accepting(record, source=source)
             self.tracer.accepted(record.id)
-        job = job_of(record, payload, account, self.next_seq(), self.clock)
+        job = job_of(record, payload, account, self.next_seq(), self.clock.moment())
         now = self.clock.now()
         job.once = True
         job.owner = _Caller(now + wait_max_s)

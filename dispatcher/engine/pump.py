@@ -237,7 +237,7 @@ class Pump:
                 extra={"invocation": record.id, "account": record.account},
             )
             return
-        job = job_of(record, payload, account, self.next_seq(), self.clock)
+        job = job_of(record, payload, account, self.next_seq(), self.clock.moment())
         self.payloads.keep(job)
         self.recovered[record.state] = self.recovered.get(record.state, 0) + 1
         if record.state is State.WAITING:

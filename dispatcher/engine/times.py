@@ -1,11 +1,14 @@
 """The two clocks, and what the journal and the machine each keep of an invocation."""
 
 import asyncio
+import functools
 import hashlib
 import math
 import os
 import time
 from collections.abc import Callable
+
+from msgspec import Struct
 
 from dispatcher.core.account import Account
 from dispatcher.core.backlog import Job
@@ -46,17 +49,38 @@ class Clock:
         """Return milliseconds since 1970, UTC."""
         return int(self._wall_s() * 1000)
 
+    def moment(self) -> "Moment":
+        """Return what both clocks say."""
+        return Moment(self.now(), self.wall_ms(), self.ahead_s())
+
+
+class Moment(Struct, frozen=True, gc=False):
+    """One moment on both clocks."""
+
+    now: float  #: of the loop, in seconds
+    wall_ms: int
+    ahead_s: float  #: what the loop's time is more than the wall's
+
+    def on_loop(self, wall_ms: int, early_ms: int = 0) -> float:
+        """Return the loop's time for one of the wall, which is *early_ms* too late."""
+        at = (wall_ms - early_ms) / 1000 + self.ahead_s
+        return min(at, self.now) if wall_ms <= self.wall_ms + early_ms else at
+
 
 def new_id(wall_ms: int) -> str:
     """Return an id that sorts by time, is unique, and can be a task id of Function Compute."""
-    number = int.from_bytes(wall_ms.to_bytes(6, "big") + os.urandom(10), "big") << 2
-    return "i" + "".join([_PAIRS[number >> shift & 1023] for shift in _SHIFTS])
+    return _begin_of_id(wall_ms) + os.urandom(16).translate(_DIGIT_OF_BYTE).decode()
 
 
-# Base 32 with digits in the order of ASCII, ten bits at a time: half the time of `base64`'s.
+@functools.lru_cache(maxsize=4)
+def _begin_of_id(wall_ms: int) -> str:
+    """Return what the ids of one millisecond begin with: a letter and 50 bits of time."""
+    return "i" + "".join([_DIGITS[(wall_ms << 2) >> shift & 31] for shift in range(45, -1, -5)])
+
+
+# Base 32 with digits in the order of ASCII. Of 16 random bytes 5 bits each are 80.
 _DIGITS = "0123456789abcdefghijklmnopqrstuv"
-_PAIRS = [first + second for first in _DIGITS for second in _DIGITS]
-_SHIFTS = tuple(range(120, -1, -10))
+_DIGIT_OF_BYTE = _DIGITS.encode() * 8
 
 
 def digest(invocation: Invocation, call_type: CallType) -> bytes:
@@ -99,20 +123,19 @@ def new_record(invocation: Invocation, call_type: CallType, wall_ms: int) -> Rec
     )
 
 
-def job_of(record: Record, payload: bytes | None, account: Account, seq: int, clock: Clock) -> Job:
+def job_of(
+    record: Record, payload: bytes | None, account: Account, seq: int, moment: Moment
+) -> Job:
     """Return what the machine keeps of an invocation, whether it is new or from the journal."""
-    now, wall_ms, ahead_s = clock.now(), clock.wall_ms(), clock.ahead_s()
-
+    now = moment.now
     # The clock has been set back since: as if it were accepted now, or it would wait for hours.
-    early_ms = max(0, record.accepted_ms - wall_ms)
-
-    def on_loop(ms: int) -> float:
-        at = (ms - early_ms) / 1000 + ahead_s
-        return min(at, now) if ms <= wall_ms + early_ms else at
-
-    accepted_at = min(now, on_loop(record.accepted_ms))
+    early_ms = max(0, record.accepted_ms - moment.wall_ms)
+    accepted_at = min(now, moment.on_loop(record.accepted_ms, early_ms))
     # Where it is the same number it is the same object: a million of them are 24 MB.
-    due_at = accepted_at if record.due_ms == record.accepted_ms else on_loop(record.due_ms)
+    is_due = record.due_ms == record.accepted_ms
+    due_at = accepted_at if is_due else moment.on_loop(record.due_ms, early_ms)
+    # What has run once does not expire any more.
+    expires = record.expires_ms is not None and record.attempt == 1
     return Job(
         id=record.id,
         seq=seq,
@@ -122,7 +145,7 @@ def job_of(record: Record, payload: bytes | None, account: Account, seq: int, cl
         accepted_at=accepted_at,
         due_at=due_at,
         priority=record.priority,
-        expires_at=_expires_at(record, on_loop),
+        expires_at=moment.on_loop(record.expires_ms, early_ms) if expires else math.inf,
         attempt=record.attempt,
         wakes_at=due_at if due_at > now else -math.inf,
         waits_for=_waits_for(record) if due_at > now else None,
@@ -131,13 +154,6 @@ def job_of(record: Record, payload: bytes | None, account: Account, seq: int, cl
         options=record.options or None,
         callback_url=record.callback_url,
     )
-
-
-def _expires_at(record: Record, on_loop: Callable[[int], float]) -> float:
-    """Return when it expires: what has run once does not any more."""
-    if record.expires_ms is None or record.attempt > 1:
-        return math.inf
-    return on_loop(record.expires_ms)
 
 
 def _waits_for(record: Record) -> GateKind:

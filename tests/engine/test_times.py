@@ -43,7 +43,7 @@ async def test_what_is_due_later_waits_for_that_time_whatever_the_clocks_say():
         CallType.ASYNC,
         clock.wall_ms(),
     )
-    job = job_of(later, b"", account, 1, clock)
+    job = job_of(later, b"", account, 1, clock.moment())
     assert (job.due_at, job.wakes_at, job.waits_for) == (1060, 1060, GateKind.DELAY)
     assert job.expires_at == 1090
 
@@ -55,7 +55,7 @@ async def test_what_was_due_before_a_restart_keeps_its_age():
     record = Record(
         id="i1", account="a", function="f", accepted_ms=4_999_000_000, due_ms=4_999_000_000
     )
-    job = job_of(record, None, account, 1, clock)
+    job = job_of(record, None, account, 1, clock.moment())
     assert (job.accepted_at, job.due_at, job.waits_for) == (-990, -990, None)
 
 
@@ -72,7 +72,7 @@ async def test_what_was_throttled_still_expires_after_a_restart_but_a_retry_does
             expires_ms=130_000,
             first_sent_ms=1,
         )
-        return job_of(record, None, account, 1, clock).expires_at
+        return job_of(record, None, account, 1, clock.moment()).expires_at
 
     assert (expires_at(1), expires_at(2)) == (30, math.inf)
 
@@ -84,7 +84,7 @@ async def test_what_came_later_stays_later_in_a_turn_of_the_loop_that_takes_long
 
     def due_at(due_ms: int) -> float:
         record = Record(id="i1", account="a", function="f", accepted_ms=due_ms, due_ms=due_ms)
-        return job_of(record, None, account, 1, clock).due_at
+        return job_of(record, None, account, 1, clock.moment()).due_at
 
     first = due_at(100_000)
     wall_s[0] += 0.010  # and the loop's time stands still
@@ -100,5 +100,5 @@ async def test_a_jump_of_the_wall_clock_moves_nothing_that_is_new():
         new = new_record(
             Invocation(account="a", function="f", delay_s=60), CallType.ASYNC, clock.wall_ms()
         )
-        job = job_of(new, b"", account, 1, clock)
+        job = job_of(new, b"", account, 1, clock.moment())
         assert abs(job.due_at - clock.now() - 60) < 0.001
