@@ -105,41 +105,81 @@ def typed(invocation: object) -> Invocation:
     return replace(invocation, type=_CALL_TYPES[str(call_type)])
 
 
-def examine(
+class Target(Struct, frozen=True):
+    """What the names in an invocation lead to."""
+
+    function: str
+    qualifier: str | None
+    call_type: CallType
+    provider: Provider
+    payload_bytes_max: int
+    is_offered_callback: bool
+    """The function is told in its payload where to post its end."""
+
+
+def target_of(
     invocation: Invocation,
     rules: AccountRules,
     place: Place,
     payload_max_bytes: Callable[[CallType], int],
-) -> tuple[Invocation, CallType]:
+) -> Target:
     """
-    Return the invocation with its function and qualifier apart, and how it is called.
+    Judge account, function, qualifier, tenant and call type, and nothing else.
 
-    Raises `Invalid`, with the JSON pointer of the field to blame, or `PayloadTooLarge`.
+    So it holds for all that have the same. Raises `Invalid`, with the JSON pointer of the
+    field to blame.
     """
-    invocation = _named(invocation, place)
-    _check_words(invocation)
-    check_numbers(invocation)
-    listed = invocation.function in rules.functions and invocation.function != "*"
+    function, qualifier = _named(invocation, place)
+    if qualifier is not None and not _QUALIFIER.match(qualifier):
+        raise Invalid(f"{qualifier!r} is not a qualifier", pointer="/qualifier")
+    if not _TENANT.match(invocation.tenant):
+        raise Invalid(
+            "a tenant's name is 1 to 64 letters, digits, '.', '_' or '-'", pointer="/tenant"
+        )
+    listed = function in rules.functions and function != "*"
     if not listed and not rules.unlisted:
         raise Invalid(
             f"account {invocation.account!r} allows only the functions of its configuration, "
-            f"and {invocation.function!r} is not one of them",
+            f"and {function!r} is not one of them",
             pointer="/function",
         )
-    function = rules_for(rules.functions, invocation.function)
-    call_type = _call_type(invocation, function)
-    limit = payload_max_bytes(call_type)
-    if len(invocation.payload) > limit:
-        kind = "a synchronous" if call_type is CallType.SYNC else "an asynchronous"
+    of_function = rules_for(rules.functions, function)
+    call_type = _call_type(invocation, of_function)
+    return Target(
+        function=function,
+        qualifier=qualifier,
+        call_type=call_type,
+        provider=place.provider,
+        payload_bytes_max=payload_max_bytes(call_type),
+        is_offered_callback=(
+            call_type is CallType.ASYNC and of_function.completion is Source.CALLBACK
+        ),
+    )
+
+
+def examine(invocation: Invocation, target: Target) -> Invocation:
+    """
+    Judge what `target_of` does not; return the invocation with function and qualifier apart.
+
+    Raises `Invalid`, with the JSON pointer of the field to blame, or `PayloadTooLarge`.
+    """
+    _check_words(invocation)
+    check_numbers(invocation)
+    size, limit = len(invocation.payload), target.payload_bytes_max
+    if size > limit:
+        kind = "a synchronous" if target.call_type is CallType.SYNC else "an asynchronous"
         raise PayloadTooLarge(
-            f"the payload has {len(invocation.payload)} bytes; {place.provider} takes at most "
+            f"the payload has {size} bytes; {target.provider} takes at most "
             f"{limit} bytes for {kind} call",
             pointer="/payload",
         )
-    return invocation, call_type
+    if (target.function, target.qualifier) == (invocation.function, invocation.qualifier):
+        return invocation
+    return replace(invocation, function=target.function, qualifier=target.qualifier)
 
 
-def _named(invocation: Invocation, place: Place) -> Invocation:
+def _named(invocation: Invocation, place: Place) -> tuple[str, str | None]:
+    """Return the function and its qualifier."""
     name = function_name(invocation.function, place.provider)
     if name is None:
         raise Invalid(f"{invocation.function!r} is not a function's name", pointer="/function")
@@ -154,14 +194,10 @@ def _named(invocation: Invocation, place: Place) -> Invocation:
             pointer="/function",
         )
     if name.qualifier is None:
-        return (
-            invocation
-            if name.name == invocation.function
-            else replace(invocation, function=name.name)
-        )
+        return name.name, invocation.qualifier
     if invocation.qualifier not in (None, name.qualifier):
         raise Invalid("the function's name has another qualifier", pointer="/qualifier")
-    return replace(invocation, function=name.name, qualifier=name.qualifier)
+    return name.name, name.qualifier
 
 
 def callback_flaw(url: str, hosts: Collection[str]) -> str | None:
@@ -184,12 +220,6 @@ def callback_flaw(url: str, hosts: Collection[str]) -> str | None:
 
 
 def _check_words(invocation: Invocation) -> None:
-    if invocation.qualifier is not None and not _QUALIFIER.match(invocation.qualifier):
-        raise Invalid(f"{invocation.qualifier!r} is not a qualifier", pointer="/qualifier")
-    if not _TENANT.match(invocation.tenant):
-        raise Invalid(
-            "a tenant's name is 1 to 64 letters, digits, '.', '_' or '-'", pointer="/tenant"
-        )
     key = invocation.idempotency_key
     if key is not None and not _KEY.match(key):
         raise Invalid(

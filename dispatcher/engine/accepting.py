@@ -15,14 +15,12 @@ from dispatcher.config import Settings
 from dispatcher.core.account import OTHER
 from dispatcher.core.backlog import Job
 from dispatcher.core.callback import offered_bytes_max, wants_offer
-from dispatcher.core.gates import rules_for
-from dispatcher.core.intake import callback_flaw, examine
+from dispatcher.core.intake import Target, callback_flaw, examine, target_of
 from dispatcher.core.model import (
     CallType,
     Duplicate,
     Entry,
     Invocation,
-    Source,
 )
 from dispatcher.core.statistics import COMMIT_BOUNDS_S, Histogram
 from dispatcher.core.views import Labels
@@ -51,6 +49,10 @@ JUDGE_AT_ONCE = 200
 #: What a caller is asked to wait when the queue is full, or while the process starts or ends.
 RETRY_AFTER_S = 1.0
 
+#: Combinations of names of which it is remembered what they lead to.
+TARGETS_KEPT = 10_000
+
+_Names = tuple[str, str, str | None, str, CallType | None]
 _Incoming = tuple[Ticket, Entry, str, float]
 _Verdicts = Sequence[Duplicate | None] | Exception
 
@@ -79,6 +81,7 @@ class Accepting(News):
         self._loop = asyncio.get_running_loop()
         self._thread = threading.get_ident()
         self._lock = threading.Lock()
+        self._targets: dict[_Names, Target] = {}  #: of names that were asked for before
         self._incoming: deque[_Incoming] = deque()
         self._arriving = 0  #: accepted by nobody yet, but with a place in the queue
         self._arriving_bytes = 0
@@ -162,32 +165,44 @@ class Accepting(News):
         return Entry(record, invocation.payload)
 
     def _judged(self, invocation: Invocation) -> tuple[Invocation, CallType]:
-        rules = self.settings.accounts.get(invocation.account)
-        if rules is None:
-            raise Invalid(f"there is no account {invocation.account!r}", pointer="/account")
+        # One table for all that is asked here: another thread may begin a new one meanwhile.
+        targets = self._targets
+        names = (
+            invocation.account,
+            invocation.function,
+            invocation.qualifier,
+            invocation.tenant,
+            invocation.type,
+        )
+        target = targets.get(names)
+        if target is None:
+            target = self._target_of(invocation)
+            if len(targets) < TARGETS_KEPT:
+                targets[names] = target
         if invocation.callback_url is not None:
             flaw = callback_flaw(invocation.callback_url, self.settings.callbacks.hosts)
             if flaw is not None:
                 raise Invalid(flaw, pointer="/callback_url")
-        invocation, call_type = examine(
-            invocation,
-            rules,
-            self.places[invocation.account],
-            self.transports[invocation.account].payload_max_bytes,
-        )
-        self._check_room_for_offer(invocation, call_type)
-        return invocation, call_type
+        invocation = examine(invocation, target)
+        if target.is_offered_callback and wants_offer(invocation.payload):
+            self._check_room_for_offer(invocation.payload, target.payload_bytes_max)
+        return invocation, target.call_type
 
-    def _check_room_for_offer(self, invocation: Invocation, call_type: CallType) -> None:
+    def _target_of(self, invocation: Invocation) -> Target:
+        rules = self.settings.accounts.get(invocation.account)
+        if rules is None:
+            raise Invalid(f"there is no account {invocation.account!r}", pointer="/account")
+        place = self.places[invocation.account]
+        transport = self.transports[invocation.account]
+        return target_of(invocation, rules, place, transport.payload_max_bytes)
+
+    def _follow(self, settings: Settings) -> None:
+        super()._follow(settings)
+        self._targets = {}
+
+    def _check_room_for_offer(self, payload: bytes, most: int) -> None:
         """Refuse a payload that is too large with what the function is offered in it."""
-        rules = self.settings.accounts[invocation.account].functions
-        source = rules_for(rules, invocation.function).completion
-        if call_type is CallType.SYNC or source is not Source.CALLBACK:
-            return
-        if not wants_offer(invocation.payload):
-            return
-        most = self.transports[invocation.account].payload_max_bytes(call_type)
-        size = offered_bytes_max(invocation.payload, self.url_base)
+        size = offered_bytes_max(payload, self.url_base)
         if size > most:
             raise PayloadTooLarge(
                 f"with the URL and token for its completion the payload may have {size} bytes; "

@@ -134,8 +134,9 @@ def job_of(
     # Where it is the same number it is the same object: a million of them are 24 MB.
     is_due = record.due_ms == record.accepted_ms
     due_at = accepted_at if is_due else moment.on_loop(record.due_ms, early_ms)
-    # What has run once does not expire any more.
-    expires = record.expires_ms is not None and record.attempt == 1
+    expires_at = math.inf
+    if record.expires_ms is not None and record.attempt == 1:  # what has run once expires no more
+        expires_at = moment.on_loop(record.expires_ms, early_ms)
     return Job(
         id=record.id,
         seq=seq,
@@ -145,7 +146,7 @@ def job_of(
         accepted_at=accepted_at,
         due_at=due_at,
         priority=record.priority,
-        expires_at=moment.on_loop(record.expires_ms, early_ms) if expires else math.inf,
+        expires_at=expires_at,
         attempt=record.attempt,
         wakes_at=due_at if due_at > now else -math.inf,
         waits_for=_waits_for(record) if due_at > now else None,

@@ -288,7 +288,7 @@ def invocation_of(
         idempotency_key=key,
         type=body.type,
         callback_url=body.callback_url,
-        options=carried(body.traceparent, body.tracestate) or trace or {},
+        options=(body.traceparent and carried(body.traceparent, body.tracestate)) or trace or {},
     )
 
 

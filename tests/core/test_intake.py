@@ -2,7 +2,15 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from dispatcher.core.intake import FunctionName, Place, callback_flaw, examine, function_name, typed
+from dispatcher.core.intake import (
+    FunctionName,
+    Place,
+    callback_flaw,
+    examine,
+    function_name,
+    target_of,
+    typed,
+)
 from dispatcher.core.model import CallType, Invocation, Provider, Source
 from dispatcher.core.rules import AccountRules, FunctionRules
 from dispatcher.errors import Invalid, PayloadTooLarge
@@ -60,7 +68,8 @@ def test_any_text_is_a_name_or_is_refused(text):
 
 def look(place=LAMBDA, rules=RULES, limit=10, **fields):
     invocation = Invocation(**{"account": "a", "function": "f", **fields})
-    return examine(invocation, rules, place, lambda _: limit)
+    target = target_of(invocation, rules, place, lambda _: limit)
+    return examine(invocation, target), target.call_type
 
 
 def test_an_arn_is_taken_apart_if_it_means_this_account():

@@ -8,12 +8,13 @@ import anyio.lowlevel
 import pytest
 
 from dispatcher.core.model import (
+    CallType,
     Failure,
     Invocation,
     Refused,
     State,
 )
-from dispatcher.engine import Ticket
+from dispatcher.engine import Ticket, accepting
 from dispatcher.engine.accepting import JUDGE_AT_ONCE
 from dispatcher.errors import (
     DiskFull,
@@ -283,3 +284,31 @@ async def test_a_payload_too_large_with_its_offer_is_refused_at_once():
         assert r.enqueue("by_duration", payload=full)
         with pytest.raises(PayloadTooLarge, match="completion"):
             r.enqueue(payload=full)
+
+
+async def test_what_names_lead_to_is_asked_once_and_anew_when_the_rules_change():
+    asked = 0
+
+    class Counting(ScriptedTransport):
+        def payload_max_bytes(self, call_type: CallType) -> int:
+            nonlocal asked
+            asked += 1
+            return super().payload_max_bytes(call_type)
+
+    async with rig(settings(), transport=Counting()) as r:
+        for _ in range(3):
+            await r.enqueue("f", tenant="t").accepted()
+        assert asked == 1
+        await r.enqueue("f", tenant="u").accepted()
+        assert asked == 2
+        r.engine.reconfigure(settings(account="unlisted = false"))
+        with pytest.raises(Invalid, match="allows only the functions"):
+            r.enqueue("f", tenant="t")
+
+
+async def test_names_without_end_are_not_remembered_without_end(monkeypatch):
+    monkeypatch.setattr(accepting, "TARGETS_KEPT", 5)
+    async with rig(settings()) as r:
+        tickets = [r.enqueue("f", tenant=f"t{number}") for number in range(20)]
+        assert len(r.engine._targets) == 5
+        assert [(await ticket.accepted()).state for ticket in tickets]

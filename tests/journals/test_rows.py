@@ -42,7 +42,9 @@ def test_a_record_comes_back_without_its_digest(connection):
 def test_names_are_shared_among_records(connection):
     new = [entry(qualifier="q", tenant="t", id=key).record for key in "ab"]
     run(
-        connection, Statement.ADD_INVOCATIONS, [invocation_row(one, n) for n, one in enumerate(new, start=1)]
+        connection,
+        Statement.ADD_INVOCATIONS,
+        [invocation_row(one, n) for n, one in enumerate(new, start=1)],
     )
     rows = connection.execute(f"SELECT {RECORD_COLUMNS} FROM invocations").fetchall()
     one, other = map(record_of, rows)

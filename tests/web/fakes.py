@@ -10,7 +10,7 @@ from typing import Any
 from msgspec.structs import replace
 
 from dispatcher.config import ConfigError, Settings, adjusted, parse, pointer
-from dispatcher.core.intake import Place, examine
+from dispatcher.core.intake import Place, examine, target_of
 from dispatcher.core.lifecycle import ENDED
 from dispatcher.core.model import (
     CallType,
@@ -101,7 +101,7 @@ class FakeEngine:
         if invocation.callback_url is not None:
             raise Invalid("no host is allowed to be called back", pointer="/callback_url")
         place = Place(rules.provider, rules.account_id, rules.region)
-        examine(invocation, rules, place, lambda _: PAYLOAD_MAX_BYTES)
+        examine(invocation, target_of(invocation, rules, place, lambda _: PAYLOAD_MAX_BYTES))
         known = self._keys.get((invocation.account, invocation.idempotency_key or ""))
         if known is not None:
             if known[1] != invocation:
