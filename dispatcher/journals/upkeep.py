@@ -15,6 +15,9 @@ from dispatcher.journals.opening import Connection
 #: Pages in the write-ahead log after which they are moved into the database.
 CHECKPOINT_PAGES = 2000
 
+#: What the number of pages that rows touched is taken for at least, of the most that it can be.
+_ROW_PAGES_SHARE_MIN = 1 / 32
+
 #: A log that has grown beyond this is emptied even if readers have to be waited for.
 WAL_MAX_BYTES = 32 * 1024 * 1024
 
@@ -51,22 +54,32 @@ class Upkeep:
         self._wal = Path(f"{path}-wal")
         self._retention_ms = retention_ms
         self._wall_s = wall_s
-        self._pages = 0  #: an upper estimate of those in the log
+        # Pages in the log. Rows of one commit mostly share theirs, how much is learned from the log.
+        self._body_pages = 0
+        self._row_pages_max = 0
+        self._row_pages_share = 1.0
         self._prune_at = self._busy_until = 0.0
         self._shrink = True
         self.size_bytes = 0
         self._measure()
 
+    @property
+    def _pages(self) -> float:
+        """Estimate how many pages are in the log."""
+        return self._body_pages + self._row_pages_max * self._row_pages_share
+
     def wrote(self, rows: int, body_bytes: int, now: float) -> None:
         """Count what was just committed."""
         # A leaf of each index may be touched by each row, and some inner pages by each commit.
-        self._pages += 4 + 3 * rows + body_bytes // 4096
+        self._row_pages_max += 4 + 3 * rows
+        self._body_pages += body_bytes // 4096
         self._busy_until = now + IDLE_S
         self._shrink = True
 
     def between_batches(self, now: float) -> None:
         """Do the most urgent step, if any is urgent."""
-        if self._pages >= CHECKPOINT_PAGES:
+        self._measure()
+        if self._pages >= CHECKPOINT_PAGES or self._wal_bytes > WAL_MAX_BYTES:
             self._checkpoint("PASSIVE")
             self._measure()
             if self._wal_bytes > WAL_MAX_BYTES:
@@ -89,8 +102,11 @@ class Upkeep:
         return max(0.0, self._prune_at - now)
 
     def _checkpoint(self, mode: str) -> None:
-        self._connection.execute(f"PRAGMA wal_checkpoint({mode})").fetchall()
-        self._pages = 0
+        ((_, pages, _),) = self._connection.execute(f"PRAGMA wal_checkpoint({mode})").fetchall()
+        if pages > 0 and self._row_pages_max:
+            share = (pages - self._body_pages) / self._row_pages_max
+            self._row_pages_share = min(max(share, _ROW_PAGES_SHARE_MIN), 1.0)
+        self._body_pages = self._row_pages_max = 0
 
     def _prune(self, now: float) -> bool:
         """Remove some of what is older than the retention; tell whether there may be more."""
@@ -109,7 +125,7 @@ class Upkeep:
                     (before_ms, PRUNE_ROWS),
                 )
             execute("COMMIT")
-            self._pages += 4 + 4 * len(seqs) + 2 * len(keys)
+            self._row_pages_max += 4 + 4 * len(seqs) + 2 * len(keys)
             self._shrink = True
         more = PRUNE_ROWS in (len(seqs), len(keys))
         self._prune_at = now + (_PRUNE_PAUSE_S if more else _PRUNE_EVERY_S)
@@ -122,9 +138,12 @@ class Upkeep:
             return False
         # `execute` would stop after the first page: the statement gives a row for each.
         self._connection.executescript(f"PRAGMA incremental_vacuum({VACUUM_PAGES})")
-        self._pages += VACUUM_PAGES
+        self._body_pages += VACUUM_PAGES
         return True
 
     def _measure(self) -> None:
-        self._wal_bytes = self._wal.stat().st_size if self._wal.exists() else 0
+        try:
+            self._wal_bytes = self._wal.stat().st_size
+        except FileNotFoundError:
+            self._wal_bytes = 0
         self.size_bytes = self._path.stat().st_size + self._wal_bytes

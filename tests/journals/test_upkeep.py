@@ -1,6 +1,8 @@
 import sqlite3
 import threading
 from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
 
 import pytest
 
@@ -89,6 +91,48 @@ def test_the_log_is_bounded_however_much_is_written(file):
     # The estimate of the pages is an upper one, so checkpoints come early rather than late.
     assert file.wal_bytes < 3 * upkeep.CHECKPOINT_PAGES * 4096
     assert file.path.stat().st_size > 90_000_000
+
+
+def test_rows_that_share_their_pages_are_not_moved_again_and_again(file):
+    """What is moved each time is about what was meant, once the first times have taught it."""
+    moved: list[int] = []
+    plain = file.connection.execute
+
+    class Watched:
+        def execute(self, sql: str, parameters: Any = (), /) -> Any:
+            cursor = plain(sql, parameters)
+            if "wal_checkpoint" not in sql:
+                return cursor
+            rows = cursor.fetchall()
+            moved.append(rows[0][1])
+            return SimpleNamespace(fetchall=lambda: rows)
+
+    file.upkeep._connection = Watched()
+    for _ in range(4000):
+        file.connection.execute(
+            "INSERT INTO payloads (payload) SELECT x'00' FROM (VALUES (1), (2), (3), (4), (5))"
+        )
+        file.upkeep.wrote(5, 0, file.now)
+        file.upkeep.between_batches(file.now)
+    assert moved[0] < upkeep.CHECKPOINT_PAGES / 4, "the first estimate is an upper one"
+    assert moved[1:]
+    assert min(moved[1:]) > upkeep.CHECKPOINT_PAGES / 2
+    assert file.wal_bytes < 2 * upkeep.CHECKPOINT_PAGES * 4096
+
+
+def test_a_log_that_grows_faster_than_it_did_is_still_bounded(file):
+    for _ in range(2000):
+        file.connection.execute("INSERT INTO payloads (payload) VALUES (x'00')")
+        file.upkeep.wrote(50, 0, file.now)
+        file.upkeep.between_batches(file.now)
+    highest = 0
+    for _ in range(100):  # pages that nobody told of
+        for _ in range(16):
+            file.connection.execute("INSERT INTO payloads (payload) VALUES (randomblob(65536))")
+            file.upkeep.wrote(1, 0, file.now)
+        file.upkeep.between_batches(file.now)
+        highest = max(highest, file.wal_bytes)
+    assert highest < 1.1 * upkeep.WAL_MAX_BYTES
 
 
 def test_readers_that_overlap_do_not_make_the_log_grow_for_ever(file, monkeypatch):

@@ -132,7 +132,7 @@ async def test_what_waits_is_committed_at_once(journal, faults, commits, held):
         "BEGIN IMMEDIATE",
         "INSERT INTO invocations",
         "INSERT INTO payloads",
-        "WITH change (",
+        "WITH given AS",
         "COMMIT",
     ]
     for one in new:
@@ -144,7 +144,7 @@ async def test_a_single_statement_needs_no_transaction_around_it(journal, faults
     await accept(journal, new)
     faults.statements.clear()
     await record(journal, Sending(new.record.id, 1, 1))
-    assert faults.statements[0] == "WITH change ("
+    assert faults.statements[0] == "WITH given AS"
     assert "COMMIT" not in faults.statements
 
 
@@ -287,7 +287,7 @@ async def test_what_is_given_while_the_thread_ends_is_told_too(journal, monkeypa
 async def test_an_error_of_the_upkeep_is_an_error(journal, faults):
     await accept(journal, entry())
     faults.fail(IO_ERROR, on="wal_checkpoint(PASSIVE)")
-    journal._writer._upkeep._pages = 10**6
+    journal._writer._upkeep._body_pages = 10**6
     journal.accept([entry()], lambda verdict: None)
     await until(lambda: journal.failed() is not None)
     with pytest.raises(JournalError, match="SQLITE_IOERR_FSYNC"):
@@ -421,7 +421,7 @@ async def test_a_close_does_not_wait_for_room(journal, faults, room):
 async def test_upkeep_without_room_can_wait(journal, faults):
     await accept(journal, entry())
     faults.fail(FULL, on="wal_checkpoint")
-    journal._writer._upkeep._pages = 10**6
+    journal._writer._upkeep._body_pages = 10**6
     await accept(journal, entry())
     await until(lambda: not journal.accepting())
     faults.heal()
