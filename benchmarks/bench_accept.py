@@ -3,11 +3,13 @@ Accepting over HTTP: single requests and NDJSON, against a bare aiohttp handler 
 
     python benchmarks/bench_accept.py [--rounds 5] [--seconds 2] [--connections 64]
 
-Each server is a process of its own, asked by one that writes prepared bytes and counts
-answers. Rounds alternate between the servers; the table has medians of the rate and of the
-server's CPU time, and how often a bare server's they are. Last comes the time of an answer at half of
-the rate that was reached, asked at even times whether or not the answers before have come. The
-cloud takes nothing: invocations are accepted and wait.
+Each case has a server of its own, asked by one process that writes prepared bytes and counts
+answers. Rounds alternate between the cases; the table has medians of the rate and of the
+server's CPU time, and how often a bare server's they are. What NDJSON gains is given twice: for one
+caller that has many to hand over on its connection, and where many callers at once share commits
+anyway. Last comes the time of an answer at half of the rate that was reached, asked at even times
+whether or not the answers before have come. The cloud takes nothing: invocations are accepted
+and wait.
 """
 
 import argparse
@@ -300,32 +302,19 @@ def main() -> None:
     if options.serve:
         run_loop(serve, options.serve)
         return
-    servers = {kind: Server(kind) for kind in SERVERS}
-    cases = {
-        **{f"{kind}, singles": (kind, "application/json", JOB, 1) for kind in SERVERS},
-        **{
-            f"{kind}, NDJSON": (kind, "application/x-ndjson", b"\n".join([JOB] * LINES), LINES)
-            for kind in SERVERS[1:]
-        },
-    }
-    figures: dict[str, list[tuple[float, float, float]]] = {name: [] for name in cases}
+    cases = cases_of(options.connections)
+    servers = {name: Server(case.server) for name, case in cases.items()}
+    figures: dict[str, list[tuple[float, ...]]] = {name: [] for name in cases}
     for _ in range(options.rounds):
-        for name, (kind, media, body, count) in cases.items():
-            server = servers[kind]
-            asked = request(server.address, media, body)
-            connections = options.connections if count == 1 else 2
-            cpu_s, begun = server.cpu_s(), time.perf_counter()
-            tally = uvloop.run(ask(server.address, asked, connections, options.seconds))
-            took_s, cpu_s = time.perf_counter() - begun, server.cpu_s() - cpu_s
-            done = len(tally) * count
-            figures[name].append((done / took_s, cpu_s / done * 1e6, p99_ms(tally)))
+        for name, case in cases.items():
+            figures[name].append(measured(servers[name], case, options.seconds))
     medians = {
         name: tuple(statistics.median(column) for column in zip(*rounds, strict=True))
         for name, rounds in figures.items()
     }
     show(medians)
     half = medians["sqlite, singles"][0] / 2
-    server = servers["sqlite"]
+    server = servers["sqlite, singles"]
     asked = request(server.address, "application/json", JOB)
     paced = [
         p99_ms(uvloop.run(pace(server.address, asked, options.connections, options.seconds, half)))
@@ -336,6 +325,38 @@ def main() -> None:
     )
     for each in servers.values():
         each.stop()
+
+
+class Case(msgspec.Struct, frozen=True):
+    """What is asked of which server, on how many connections."""
+
+    server: str
+    connections: int
+    lines: int | None = None  #: None: a single one in each request
+
+
+def cases_of(connections: int) -> dict[str, Case]:
+    cases = {f"{kind}, singles": Case(kind, connections) for kind in SERVERS}
+    cases |= {f"{kind}, NDJSON": Case(kind, 2, LINES) for kind in SERVERS[1:]}
+    for kind in SERVERS[1:]:
+        cases[f"{kind}, singles of one"] = Case(kind, 1)
+        cases[f"{kind}, NDJSON of one"] = Case(kind, 1, LINES)
+    return cases
+
+
+def measured(server: Server, case: Case, seconds: float) -> tuple[float, ...]:
+    """Return the rate, the server's CPU time for each in us, and the p99 of an answer in ms."""
+    media, body = (
+        ("application/json", JOB)
+        if case.lines is None
+        else ("application/x-ndjson", b"\n".join([JOB] * case.lines))
+    )
+    asked = request(server.address, media, body)
+    cpu_s, begun = server.cpu_s(), time.perf_counter()
+    tally = uvloop.run(ask(server.address, asked, case.connections, seconds))
+    took_s, cpu_s = time.perf_counter() - begun, server.cpu_s() - cpu_s
+    done = len(tally) * (case.lines or 1)
+    return done / took_s, cpu_s / done * 1e6, p99_ms(tally)
 
 
 def show(medians: Mapping[str, tuple[float, ...]]) -> None:
@@ -356,10 +377,12 @@ def show(medians: Mapping[str, tuple[float, ...]]) -> None:
         ],
     )
     for kind in SERVERS[1:]:
-        many, one = medians[f"{kind}, NDJSON"], medians[f"{kind}, singles"]
-        print(
-            f"{kind}: NDJSON {many[0] / one[0]:.1f} x singles by rate, {one[1] / many[1]:.1f} by CPU"
-        )
+        for callers, what in (("many callers", ""), ("one caller", " of one")):
+            many, one = medians[f"{kind}, NDJSON{what}"], medians[f"{kind}, singles{what}"]
+            print(
+                f"{kind}, {callers}: NDJSON {many[0] / one[0]:.1f} x singles by rate,"
+                f" {one[1] / many[1]:.1f} by CPU"
+            )
 
 
 if __name__ == "__main__":
