@@ -1,13 +1,31 @@
 """What one commit takes: new invocations and changes, and what those who wait are told."""
 
+from collections import defaultdict
 from collections.abc import Iterable, Iterator, Sequence
-from typing import Any
+from typing import Any, Final, assert_never
 
 from msgspec import Struct
 
-from dispatcher.core.model import Change, Duplicate, Ended, Entry, Pause, Returned, State
+from dispatcher.core.model import (
+    Change,
+    Duplicate,
+    Ended,
+    Entry,
+    Pause,
+    Returned,
+    Running,
+    Sending,
+    State,
+)
 from dispatcher.journals.opening import Connection
-from dispatcher.journals.rows import Row, change_row, invocation_row
+from dispatcher.journals.rows import (
+    Row,
+    ended_row,
+    invocation_row,
+    returned_row,
+    running_row,
+    sending_row,
+)
 from dispatcher.journals.statements import Statement, run
 from dispatcher.ports import AcceptDone, ChangeDone
 
@@ -131,22 +149,37 @@ def _pause_steps(works: Iterable[Work]) -> Iterator[Step]:
 
 
 def _wave_steps(changes: Sequence[Change]) -> Iterator[Step]:
-    results: list[Row] = []
-    finished: list[Row] = []
-    returned: list[Row] = []
+    rows: defaultdict[Statement, list[Row]] = defaultdict(list)
     for change in changes:
-        if isinstance(change, Ended):
-            # What nobody knows the end of has no result yet.
-            if change.result is not None and change.state is not State.UNCERTAIN:
-                results.append((change.id, change.result))
-            if change.state not in _KEEPS_PAYLOAD:
-                finished.append((change.id,))
-        elif isinstance(change, Returned):
-            returned.append((change.id,))
-    if results:
-        yield Statement.ADD_RESULTS, results
-    yield Statement.CHANGE, [change_row(change) for change in changes]
-    if finished:
-        yield Statement.DROP_PAYLOADS, finished
-    if returned:
-        yield Statement.DROP_RESULTS, returned
+        match change:
+            case Sending():
+                rows[Statement.SENDING].append(sending_row(change))
+            case Running():
+                rows[Statement.RUNNING].append(running_row(change))
+            case Ended():
+                rows[Statement.ENDED].append(ended_row(change))
+                # What nobody knows the end of has no result yet.
+                if change.result is not None and change.state is not State.UNCERTAIN:
+                    rows[Statement.ADD_RESULTS].append((change.id, change.result))
+                if change.state not in _KEEPS_PAYLOAD:
+                    rows[Statement.DROP_PAYLOADS].append((change.id,))
+            case Returned():
+                rows[Statement.RETURNED].append(returned_row(change))
+                rows[Statement.DROP_RESULTS].append((change.id,))
+            case _:
+                assert_never(change)
+    for statement in _WAVE:
+        if statement in rows:
+            yield statement, rows[statement]
+
+
+#: The order within a wave: results look forward to the change, what is dropped looks back.
+_WAVE: Final = (
+    Statement.ADD_RESULTS,
+    Statement.SENDING,
+    Statement.RUNNING,
+    Statement.ENDED,
+    Statement.RETURNED,
+    Statement.DROP_PAYLOADS,
+    Statement.DROP_RESULTS,
+)

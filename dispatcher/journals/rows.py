@@ -1,13 +1,12 @@
 """How new invocations and changes become rows, and rows become records."""
 
 import sys
-from typing import Any, Final, Literal, assert_never
+from typing import Any, Final, Literal
 
 import msgspec
 
 from dispatcher.core.model import (
     CallType,
-    Change,
     Ended,
     Failure,
     Record,
@@ -24,9 +23,6 @@ Row = tuple[Any, ...]
 #: What stands for NULL on the way in, see `statements`: no such value has any of the columns.
 _NO_TEXT: Final = 0
 _NO_NUMBER: Final = ""
-
-_NOTHING_MORE: Final = (_NO_NUMBER, _NO_NUMBER, _NO_TEXT, _NO_TEXT, 0, _NO_NUMBER)
-"""Of a change: not due, not ended, no request, no failure, not estimated, no delay."""
 
 
 def invocation_row(record: Record, seq: int) -> Row:
@@ -53,43 +49,39 @@ def invocation_row(record: Record, seq: int) -> Row:
     )
 
 
-def change_row(change: Change) -> Row:
-    """Return the row of what became of an invocation."""
-    match change:
-        case Sending(id=key, attempt=attempt, at_ms=at_ms):
-            return (key, "sending", attempt, at_ms, *_NOTHING_MORE)
-        case Running(id=key, request_id=request_id, at_ms=at_ms):
-            sent = (_NO_NUMBER, at_ms, _NO_NUMBER, _NO_NUMBER)
-            return (key, "running", *sent, _storable(request_id), _NO_TEXT, 0, _NO_NUMBER)
-        case Ended():
-            return (
-                change.id,
-                change.state.value,
-                _NO_NUMBER,
-                _NO_NUMBER,
-                _NO_NUMBER,
-                change.at_ms,
-                _storable(change.request_id),
-                _NO_TEXT if change.failure is None else _json(change.failure),
-                int(change.estimated),
-                _NO_NUMBER if change.start_delay_s is None else change.start_delay_s,
-            )
-        case Returned():
-            return (
-                change.id,
-                # What the cloud may have is still being sent, for whoever reads this later.
-                "sending" if change.maybe_sent else "waiting",
-                change.attempt,
-                _NO_NUMBER,
-                change.due_ms,
-                _NO_NUMBER,
-                _NO_TEXT,
-                _NO_TEXT if change.failure is None else _json(change.failure),
-                0,
-                _NO_NUMBER,
-            )
-        case _:
-            assert_never(change)
+def sending_row(change: Sending) -> Row:
+    """Return the row of a send that begins."""
+    return (change.id, change.attempt, change.at_ms)
+
+
+def running_row(change: Running) -> Row:
+    """Return the row of what the cloud has taken."""
+    return (change.id, change.at_ms, _storable(change.request_id))
+
+
+def ended_row(change: Ended) -> Row:
+    """Return the row of an end."""
+    return (
+        change.id,
+        change.state.value,
+        change.at_ms,
+        _storable(change.request_id),
+        _NO_TEXT if change.failure is None else _json(change.failure),
+        int(change.estimated),
+        _NO_NUMBER if change.start_delay_s is None else change.start_delay_s,
+    )
+
+
+def returned_row(change: Returned) -> Row:
+    """Return the row of what waits again."""
+    return (
+        change.id,
+        # What the cloud may have is still being sent, for whoever reads this later.
+        "sending" if change.maybe_sent else "waiting",
+        change.attempt,
+        change.due_ms,
+        _NO_TEXT if change.failure is None else _json(change.failure),
+    )
 
 
 def _storable(text: str | None) -> str | Literal[0]:

@@ -47,38 +47,55 @@ class Statement(StrEnum):
         SELECT * FROM ({rows}) WHERE column1 <> 0"""
 
     # What has ended moves only back to waiting, and from uncertain to its true end.
-    CHANGE = """
-        WITH given AS ({rows}),
-        change AS (
-            SELECT
-                column1 AS id, column2 AS state, nullif(column3, '') AS attempt,
-                nullif(column4, '') AS sent_ms, nullif(column5, '') AS due_ms,
-                nullif(column6, '') AS ended_ms, nullif(column7, 0) AS request_id,
-                nullif(column8, 0) AS failure, column9 AS estimated,
-                nullif(column10, '') AS start_delay_s
-            FROM given
-        )
+    SENDING = """
+        WITH change (id, attempt, at_ms) AS ({rows})
+        UPDATE invocations SET
+            state = 'sending',
+            attempt = change.attempt,
+            sent_ms = change.at_ms,
+            first_sent_ms = coalesce(first_sent_ms, change.at_ms),
+            request_id = NULL,
+            estimated = 0,
+            start_delay_s = NULL
+        FROM change WHERE invocations.id = change.id AND ended_ms IS NULL"""
+
+    RUNNING = """
+        WITH change (id, at_ms, request_id) AS ({rows})
+        UPDATE invocations SET
+            state = 'running',
+            sent_ms = change.at_ms,
+            first_sent_ms = coalesce(first_sent_ms, change.at_ms),
+            request_id = change.request_id,
+            estimated = 0,
+            start_delay_s = NULL
+        FROM change WHERE invocations.id = change.id AND ended_ms IS NULL"""
+
+    ENDED = """
+        WITH change (id, state, at_ms, request_id, failure, estimated, start_delay_s) AS ({rows})
         UPDATE invocations SET
             state = change.state,
-            attempt = coalesce(change.attempt, invocations.attempt),
-            sent_ms = coalesce(change.sent_ms, invocations.sent_ms),
-            first_sent_ms = coalesce(invocations.first_sent_ms, change.sent_ms),
-            due_ms = coalesce(change.due_ms, invocations.due_ms),
-            ended_ms = change.ended_ms,
-            request_id = iif(
-                change.state = 'sending' AND change.sent_ms IS NOT NULL,
-                NULL, coalesce(change.request_id, invocations.request_id)
-            ),
-            failure = iif(change.sent_ms IS NULL, change.failure, invocations.failure),
+            ended_ms = change.at_ms,
+            request_id = coalesce(nullif(change.request_id, 0), invocations.request_id),
+            failure = nullif(change.failure, 0),
             estimated = change.estimated,
-            start_delay_s = change.start_delay_s
-        FROM change
-        WHERE invocations.id = change.id AND (
-            invocations.ended_ms IS NULL
-            OR invocations.state IN ('dead', 'uncertain') AND change.due_ms IS NOT NULL
-            OR invocations.state = 'uncertain' AND change.ended_ms IS NOT NULL
-                AND change.state <> 'uncertain'
+            start_delay_s = nullif(change.start_delay_s, '')
+        FROM change WHERE invocations.id = change.id AND (
+            ended_ms IS NULL
+            OR invocations.state = 'uncertain' AND change.state <> 'uncertain'
         )"""
+
+    RETURNED = """
+        WITH change (id, state, attempt, due_ms, failure) AS ({rows})
+        UPDATE invocations SET
+            state = change.state,
+            attempt = change.attempt,
+            due_ms = change.due_ms,
+            ended_ms = NULL,
+            failure = nullif(change.failure, 0),
+            estimated = 0,
+            start_delay_s = NULL
+        FROM change WHERE invocations.id = change.id
+            AND (ended_ms IS NULL OR invocations.state IN ('dead', 'uncertain'))"""
 
     # Before the change itself, and where that will be made.
     ADD_RESULTS = """
@@ -117,7 +134,10 @@ _COLUMNS: Final = {
     Statement.ADD_INVOCATIONS: 18,
     Statement.ADD_PAYLOADS: 2,
     Statement.TAKE_KEYS: 5,
-    Statement.CHANGE: 10,
+    Statement.SENDING: 3,
+    Statement.RUNNING: 3,
+    Statement.ENDED: 7,
+    Statement.RETURNED: 5,
     Statement.ADD_RESULTS: 2,
     Statement.DROP_RESULTS: 1,
     Statement.DROP_PAYLOADS: 1,

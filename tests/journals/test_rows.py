@@ -14,7 +14,16 @@ from dispatcher.core.model import (
     State,
 )
 from dispatcher.journals import schema
-from dispatcher.journals.rows import RECORD_COLUMNS, change_row, invocation_row, record_of
+from dispatcher.journals.batch import Note, change_steps
+from dispatcher.journals.rows import (
+    RECORD_COLUMNS,
+    ended_row,
+    invocation_row,
+    record_of,
+    returned_row,
+    running_row,
+    sending_row,
+)
 from dispatcher.journals.statements import Statement, run
 from tests.journals.asking import entry
 
@@ -61,7 +70,8 @@ ODD = "\udcff\ud800"
 def stored(connection: sqlite3.Connection, record: Record, *changes: Change) -> Record:
     run(connection, Statement.ADD_INVOCATIONS, [invocation_row(record, 1)])
     for change in changes:
-        run(connection, Statement.CHANGE, [change_row(change)])
+        for statement, rows in change_steps([Note([change], None)]):
+            run(connection, statement, rows)
     return record_of(connection.execute(f"SELECT {RECORD_COLUMNS} FROM invocations").fetchone())
 
 
@@ -75,13 +85,10 @@ def test_a_failure_survives_with_all_it_says(connection, text):
 
 def test_what_odd_peers_say_can_be_stored(connection):
     running = Running("x", ODD, 1)
-    found = stored(connection, entry(id="x").record, running)
-    assert found.request_id == "\\udcff\\ud800"
-    run(connection, Statement.CHANGE, [change_row(Returned("x", 1, 1, Failure(ODD, ODD, ODD)))])
+    returned = Returned("x", 1, 1, Failure(ODD, ODD, ODD))
     end = Ended(id="x", state=State.DEAD, at_ms=1, failure=Failure("k", f"ä {ODD}", None, 500))
-    row = change_row(end)
-    run(connection, Statement.CHANGE, [row])
-    found = record_of(connection.execute(f"SELECT {RECORD_COLUMNS} FROM invocations").fetchone())
+    found = stored(connection, entry(id="x").record, running, returned, end)
+    assert found.request_id == "\\udcff\\ud800"
     assert found.failure == Failure("k", "ä \\udcff\\ud800", None, 500)
 
 
@@ -101,8 +108,20 @@ def test_what_odd_callers_say_can_be_stored(connection):
         *[(Ended(id="x", state=state, at_ms=2), state.value) for state in State],
     ],
 )
-def test_the_row_of_a_change(change, state):
-    row = change_row(change)
-    assert row[:2] == ("x", state)
-    # Exact types: for others sqlite3 takes a detour.
-    assert {type(value) for value in row} <= {str, int}
+def test_the_state_after_a_change(connection, change, state):
+    assert stored(connection, entry(id="x").record, change).state == state
+
+
+@pytest.mark.parametrize(
+    "row",
+    [
+        invocation_row(entry().record, 1),
+        sending_row(Sending("x", 1, 2)),
+        running_row(Running("x", "r", 2)),
+        ended_row(Ended(id="x", state=State.DEAD, at_ms=2)),
+        returned_row(Returned("x", 1, 2)),
+    ],
+)
+def test_what_is_missing_is_no_none(row):
+    # Exact types: for others sqlite3 looks for an adapter each time.
+    assert {type(value) for value in row} <= {str, int, float}

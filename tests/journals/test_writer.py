@@ -132,7 +132,7 @@ async def test_what_waits_is_committed_at_once(journal, faults, commits, held):
         "BEGIN IMMEDIATE",
         "INSERT INTO invocations",
         "INSERT INTO payloads",
-        "WITH given AS",
+        "WITH change (id,",
         "COMMIT",
     ]
     for one in new:
@@ -144,7 +144,7 @@ async def test_a_single_statement_needs_no_transaction_around_it(journal, faults
     await accept(journal, new)
     faults.statements.clear()
     await record(journal, Sending(new.record.id, 1, 1))
-    assert faults.statements[0] == "WITH given AS"
+    assert faults.statements[0] == "WITH change (id,"
     assert "COMMIT" not in faults.statements
 
 
