@@ -340,17 +340,38 @@ async def lines(stage: Stage) -> None:
         await stage.ask("POST", "/v1/invocations", body, "application/x-ndjson")
 
 
-async def cancels(stage: Stage) -> None:
-    """10 000 cancelled, 256 at any time."""
-    victims = iter(stage.some[1000 : 1000 + stage.times(10_000)])
+async def cancel_all(stage: Stage, ids: list[str]) -> None:
+    """Cancel all of *ids*, in their order, 256 at any time."""
+    left = iter(ids)
 
     async def cancel() -> None:
-        for one in victims:
+        for one in left:
             await stage.engine.cancel(one)
 
     async with anyio.create_task_group() as tasks:
         for _ in range(256):
             tasks.start_soon(cancel)
+
+
+async def cancels(stage: Stage) -> None:
+    """10 000 cancelled."""
+    await cancel_all(stage, stage.some[1000 : 1000 + stage.times(10_000)])
+
+
+async def most_cancelled(stage: Stage) -> None:
+    """60 % of one function's backlog cancelled."""
+    count = stage.times(100_000)
+    ids = await stage.enqueue_all(count, function="doomed", tenant="doomed")
+    await cancel_all(stage, ids[: count * 6 // 10])
+
+
+async def cancelled_behind(stage: Stage) -> None:
+    """45 % of one function's backlog cancelled, and at last the one that stood before them all."""
+    count = stage.times(100_000)
+    ids = await stage.enqueue_all(count, function="behind", tenant="behind")
+    await cancel_all(stage, ids[1 : count * 45 // 100])
+    await stage.engine.cancel(ids[0])
+    await anyio.sleep(0.2)
 
 
 async def expiry(stage: Stage) -> None:
@@ -423,21 +444,6 @@ async def hot_reload(stage: Stage) -> None:
         await anyio.sleep(0.05)
 
 
-async def most_cancelled(stage: Stage) -> None:
-    """60 % of one function's backlog cancelled: what holds it is made anew."""
-    count = stage.times(100_000)
-    victims = await stage.enqueue_all(count, function="doomed", tenant="doomed")
-    left = iter(victims[: count * 6 // 10])
-
-    async def cancel() -> None:
-        for one in left:
-            await stage.engine.cancel(one)
-
-    async with anyio.create_task_group() as tasks:
-        for _ in range(256):
-            tasks.start_soon(cancel)
-
-
 SCENES: tuple[tuple[str, Scene], ...] = (
     ("nothing", idle),
     ("/metrics, 10 000 series", metrics),
@@ -447,6 +453,7 @@ SCENES: tuple[tuple[str, Scene], ...] = (
     ("NDJSON, 10 000 lines", lines),
     ("10 000 cancels", cancels),
     ("60 000 of 100 000 cancelled", most_cancelled),
+    ("45 000 cancelled behind one that goes", cancelled_behind),
     ("100 000 enqueued, expire at once", expiry),
     ("10 000 sends", launches),
     ("10 000 failures told", failures),
