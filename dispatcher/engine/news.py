@@ -14,6 +14,7 @@ from dispatcher.core.model import Completion, Ended, Record, State, Verdict
 from dispatcher.core.views import End
 from dispatcher.engine.forms import notice_of_late
 from dispatcher.engine.sends import Sends
+from dispatcher.engine.waking import Waking
 from dispatcher.errors import JournalError, NotFound
 
 logger = logging.getLogger("dispatcher.engine")
@@ -36,6 +37,7 @@ class News(Sends):
         """Take what `Sends` takes."""
         super().__init__(*args, **more)
         self._enders: dict[str, list[asyncio.Future[End]]] = {}
+        self._waking = Waking()
         self._is_over = False  #: no end will be told any more
 
     def report(self, account: str, completion: Completion, done: Callable[[], None] | None) -> None:
@@ -140,8 +142,7 @@ class News(Sends):
         if end.state in FINAL and (result is None or len(result) <= NOTED_RESULT_BYTES_MAX):
             finish.job.owner = end  # for its ticket, if somebody still has it
         for waiter in self._enders.pop(end.id, ()):
-            if not waiter.done():
-                waiter.set_result(end)
+            self._waking.wake(waiter, end)
 
     def send_waiters_away(self) -> None:
         """Tell those who wait for further ends that this process will see none."""
@@ -150,6 +151,7 @@ class News(Sends):
 
     def _end_waits(self, _: JournalError | None) -> None:
         self._is_over = True
+        self._waking.hurry()
         for waiters in self._enders.values():
             for waiter in waiters:
                 if not waiter.done():
@@ -217,13 +219,11 @@ class News(Sends):
         written: asyncio.Future[None] = asyncio.get_running_loop().create_future()
 
         def done(error: JournalError | None) -> None:
-            if error is not None:
-                self.fail(error)
-            if written.done():
-                return
             if error is None:
-                written.set_result(None)
-            else:
+                self._waking.wake(written)
+                return
+            self.fail(error)
+            if not written.done():
                 written.set_exception(error)
 
         self.journal.record((), done)

@@ -1,12 +1,15 @@
+import itertools
 from collections.abc import Sequence
 from typing import Any
 
 import anyio
+import anyio.lowlevel
 import pytest
 
 from dispatcher.core.model import Change, Completion, Query, Record, State, Verdict
 from dispatcher.core.views import End
 from dispatcher.engine import Ticket
+from dispatcher.engine.waking import WAKE_AT_ONCE
 from dispatcher.errors import JournalError
 from dispatcher.journals.memory import MemoryJournal
 from dispatcher.ports import ChangeDone
@@ -211,3 +214,40 @@ async def test_an_end_that_may_change_is_asked_for_anew():
         assert (await ticket.ended()).state is State.UNCERTAIN
         await r.engine.complete(Completion(id=ticket.id, verdict=Verdict.SUCCEEDED))
         assert (await ticket.ended()).state is State.SUCCEEDED
+
+
+@pytest.mark.parametrize("what", ["cancel", "end"])
+async def test_a_crowd_that_is_told_at_once_goes_on_a_few_at_a_time(what: str):
+    journal = SlowToTell(retention_s=86400)
+    went_on = 0
+
+    async def wait(ticket: Ticket) -> None:
+        nonlocal went_on
+        if what == "cancel":
+            await r.engine.cancel(ticket.id)
+        else:
+            await ticket.ended()
+        went_on += 1
+
+    async with anyio.create_task_group() as tasks, rig(journal=journal) as r:
+        r.engine.pause("main")
+        tickets = [r.enqueue() for _ in range(4 * WAKE_AT_ONCE)]
+        await tickets[-1].accepted()
+        untold: list[Any] = []
+        if what == "cancel":
+            journal.untold = untold
+        for ticket in tickets:
+            tasks.start_soon(wait, ticket)
+        await anyio.sleep(1)
+        journal.untold = untold
+        if what == "end":
+            for ticket in tickets:
+                tasks.start_soon(r.engine.cancel, ticket.id)
+        await anyio.sleep(1)
+        for done in untold:
+            done(None)
+        turns = [went_on]
+        while turns[-1] < len(tickets):
+            await anyio.lowlevel.checkpoint()
+            turns.append(went_on)
+        assert max(b - a for a, b in itertools.pairwise(turns)) <= WAKE_AT_ONCE
