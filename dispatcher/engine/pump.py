@@ -42,6 +42,7 @@ from dispatcher.engine.forms import notice_of, watched_of
 from dispatcher.engine.payloads import Payloads
 from dispatcher.engine.tasks import Tasks
 from dispatcher.engine.times import Clock, job_of
+from dispatcher.engine.written import Written
 from dispatcher.errors import ConfigError, JournalError, first_of
 from dispatcher.ports import Journal, Sink, Tell, Tracer, Tracker, Transport
 
@@ -108,6 +109,7 @@ class Pump:
         self._sending: set[Job] = set()  #: from the decision until the reply
         self._ending: set[str] = set()  #: from the decision until the end is on disk
         self._seq = 0
+        self._go_on = self._recorded  # one object for all the thousands that wait for a commit
 
     # -- Running
 
@@ -288,10 +290,11 @@ class Pump:
                         extra={"account": account},
                     )
         if changes:
-            self.journal.record(changes, partial(self._recorded, launches, finishes))
+            written = Written(self._go_on, tuple(launches), tuple(finishes))
+            self.journal.record(tuple(changes), written)
 
     def _recorded(
-        self, launches: list[Launch], finishes: list[Finish], error: JournalError | None
+        self, launches: Sequence[Launch], finishes: Sequence[Finish], error: JournalError | None
     ) -> None:
         """Go on with what waited for the journal."""
         if error is not None:

@@ -30,7 +30,7 @@ from dispatcher.journals.statements import Statement, run
 from dispatcher.ports import AcceptDone, ChangeDone
 
 
-class Accept(Struct, frozen=True):
+class Accept(Struct, frozen=True, gc=False):
     """New invocations and who waits for them."""
 
     entries: Sequence[Entry]
@@ -38,7 +38,7 @@ class Accept(Struct, frozen=True):
     size_bytes: int
 
 
-class Note(Struct, frozen=True):
+class Note(Struct, frozen=True, gc=False):
     """Changes and who waits for them, if anybody."""
 
     changes: Sequence[Change]
