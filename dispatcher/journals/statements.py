@@ -5,7 +5,8 @@ Many rows to a statement is not for SQLite's sake. The thread that writes gives 
 up around each call into SQLite and has to get it back, which takes as long as the event loop
 keeps it: with one call a row, a busy loop would make a batch of 32 rows wait a hundred times.
 
-The number of rows is one of a few, so that all statements stay prepared; zeros fill them up.
+The number of rows is one of a few, so that all statements stay prepared; empty texts fill them up,
+since no id or account is empty. (A 0 would be one: where it meets a column of texts, it is '0'.)
 
 No value is NULL where it is handed over, since the sqlite3 module takes five times as long for
 None as for a number or a text (it looks for an adapter): what is missing is a 0 where a text
@@ -27,7 +28,7 @@ ROWS_MAX: Final = _SIZES[-1]
 
 
 class Statement(StrEnum):
-    """What is written. `{rows}` stands for the rows, of which those that are zeros do nothing."""
+    """What is written. `{rows}` stands for the rows, of which those of empty texts do nothing."""
 
     ADD_INVOCATIONS = """
         INSERT INTO invocations (
@@ -44,7 +45,7 @@ class Statement(StrEnum):
 
     TAKE_KEYS = """
         INSERT OR REPLACE INTO keys (account, key, id, digest, at_ms)
-        SELECT * FROM ({rows}) WHERE column1 <> 0"""
+        SELECT * FROM ({rows}) WHERE column1 <> ''"""
 
     # What has ended moves only back to waiting, and from uncertain to its true end.
     SENDING = """
@@ -120,7 +121,7 @@ class Statement(StrEnum):
 
     BEGIN_PAUSES = """
         INSERT OR IGNORE INTO pauses (account, function)
-        SELECT * FROM ({rows}) WHERE column1 <> 0"""
+        SELECT * FROM ({rows}) WHERE column1 <> ''"""
 
     END_PAUSES = """
         DELETE FROM pauses WHERE (account, function) IN ({rows})"""
@@ -155,7 +156,7 @@ def run(connection: Connection, statement: Statement, rows: Sequence[Row]) -> li
         some = rows[start : start + ROWS_MAX]
         size = next(size for size in _SIZES if size >= len(some))
         values = [value for row in some for value in row]
-        values += [0] * ((size - len(some)) * _COLUMNS[statement])
+        values += [""] * ((size - len(some)) * _COLUMNS[statement])
         given += connection.execute(_text(statement, size), values).fetchall()
     return given
 

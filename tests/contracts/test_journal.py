@@ -530,7 +530,7 @@ async def test_a_closed_journal_says_so(journal):
 _ids = st.sampled_from([f"i{number}" for number in range(12)])
 _changes = st.one_of(
     st.builds(Sending, _ids, st.integers(1, 3), st.integers(1, 9)),
-    st.builds(Running, _ids, st.sampled_from(["r1", "r2"]), st.integers(1, 9)),
+    st.builds(Running, _ids, st.sampled_from(["r1", "0", ""]), st.integers(1, 9)),
     st.builds(
         Returned,
         _ids,
@@ -544,10 +544,11 @@ _changes = st.one_of(
         id=_ids,
         state=st.sampled_from(list(AFTER_THE_END)),
         at_ms=st.integers(NOW_MS, NOW_MS + 9),
-        request_id=st.sampled_from([None, "r3"]),
+        request_id=st.sampled_from([None, "r3", "0", ""]),
         result=st.sampled_from([None, b"", b"result"]),
         failure=st.sampled_from([None, FAILURE]),
         estimated=st.booleans(),
+        start_delay_s=st.sampled_from([None, 0.0, 2.5]),
     ),
 )
 _calls = st.lists(st.one_of(_ids, st.lists(_changes, max_size=15)), min_size=1, max_size=60)

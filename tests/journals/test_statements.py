@@ -3,7 +3,9 @@ from typing import Any
 
 import pytest
 
+from dispatcher.core.model import Record
 from dispatcher.journals import schema
+from dispatcher.journals.rows import invocation_row
 from dispatcher.journals.statements import ROWS_MAX, Statement, run
 
 
@@ -55,6 +57,23 @@ def test_what_is_found_of_many_is_all_of_it(connection):
     run(connection, Statement.TAKE_KEYS, keys)
     wanted = [("a", f"k{n}") for n in range(0, 1200, 2)]
     assert run(connection, Statement.FIND_KEYS, wanted) == keys[::2]
+
+
+def test_what_fills_a_statement_up_is_nobody(connection):
+    """Names may look like numbers, and five rows are filled up to six."""
+    zero = invocation_row(Record(id="0", account="0", function="0", task_id="0", key="0"), 1)
+    run(connection, Statement.ADD_INVOCATIONS, [zero])
+    run(connection, Statement.BEGIN_PAUSES, [("0", "0"), ("0", "")])
+    run(connection, Statement.TAKE_KEYS, [("0", "0", "0", b"", 1)])
+    before = list(connection.iterdump())
+    run(connection, Statement.SENDING, [("i", 1, 1)] * 5)
+    run(connection, Statement.RUNNING, [("i", 1, "r")] * 5)
+    run(connection, Statement.RETURNED, [("i", "waiting", 1, 1, 0)] * 5)
+    run(connection, Statement.ADD_RESULTS, [("i", b"")] * 5)
+    run(connection, Statement.ENDED, [("i", "dead", 1, 0, 0, 0, "")] * 5)
+    run(connection, Statement.END_PAUSES, [("a", "f")] * 5)
+    assert run(connection, Statement.FIND_KEYS, [("a", "k")] * 5) == []
+    assert list(connection.iterdump()) == before
 
 
 @pytest.mark.parametrize("count", [1, 3, 16, ROWS_MAX])
