@@ -15,6 +15,8 @@ from dispatcher.journals.opening import Connection
 #: Pages in the write-ahead log after which they are moved into the database.
 CHECKPOINT_PAGES = 2000
 
+_PAGE_BYTES = 4096
+
 #: What the number of pages that rows touched is taken for at least, of the most that it can be.
 _ROW_PAGES_SHARE_MIN = 1 / 32
 
@@ -58,6 +60,7 @@ class Upkeep:
         self._body_pages = 0
         self._row_pages_max = 0
         self._row_pages_share = 1.0
+        self._wal_bytes_max = WAL_MAX_BYTES
         self._prune_at = self._busy_until = 0.0
         self._shrink = True
         self.size_bytes = 0
@@ -72,18 +75,23 @@ class Upkeep:
         """Count what was just committed."""
         # A leaf of each index may be touched by each row, and some inner pages by each commit.
         self._row_pages_max += 4 + 3 * rows
-        self._body_pages += body_bytes // 4096
+        self._body_pages += body_bytes // _PAGE_BYTES
         self._busy_until = now + IDLE_S
         self._shrink = True
 
     def between_batches(self, now: float) -> None:
         """Do the most urgent step, if any is urgent."""
         self._measure()
-        if self._pages >= CHECKPOINT_PAGES or self._wal_bytes > WAL_MAX_BYTES:
+        if self._pages >= CHECKPOINT_PAGES or self._wal_bytes > self._wal_bytes_max:
             self._checkpoint("PASSIVE")
             self._measure()
             if self._wal_bytes > WAL_MAX_BYTES:
                 self._checkpoint("TRUNCATE")
+                self._measure()
+            self._wal_bytes_max = WAL_MAX_BYTES
+            if self._wal_bytes > WAL_MAX_BYTES:
+                # Somebody reads on. To wait for him after each commit would stop everything.
+                self._wal_bytes_max = self._wal_bytes + CHECKPOINT_PAGES * _PAGE_BYTES
         elif now >= self._prune_at:
             self._prune(now)
 

@@ -163,6 +163,47 @@ def test_readers_that_overlap_do_not_make_the_log_grow_for_ever(file, monkeypatc
     assert 8 * 1024 * 1024 < highest < 32 * 1024 * 1024
 
 
+def test_who_reads_on_is_not_waited_for_after_each_commit(file, monkeypatch):
+    """With the log as large as it may be, which only he keeps from being emptied."""
+    monkeypatch.setattr(upkeep, "WAL_MAX_BYTES", 16 * 1024 * 1024)
+    file.upkeep = file.begin()
+    file.connection.execute("PRAGMA busy_timeout = 1")
+    file.write()
+    reader = open_for_reading(file.path, connect)
+    reader.execute("BEGIN")
+    reader.execute("SELECT count(*) FROM payloads").fetchall()
+    file.write(17)
+    file.upkeep.between_batches(file.now)
+    assert file.wal_bytes > upkeep.WAL_MAX_BYTES
+    checkpoint = file.upkeep._checkpoint
+    modes: list[str] = []
+
+    def watched(mode: str) -> None:
+        modes.append(mode)
+        checkpoint(mode)
+
+    monkeypatch.setattr(file.upkeep, "_checkpoint", watched)
+    file.ended(1, CUTOFF_MS)
+    for _ in range(100):
+        file.connection.execute("INSERT INTO payloads (payload) VALUES (x'00')")
+        file.upkeep.wrote(1, 0, file.now)
+        file.upkeep.between_batches(file.now)
+        file.now += 0.1
+    assert modes == []
+    assert file.count("invocations") == 0, "what is due besides is not kept waiting either"
+    file.write(9)
+    file.upkeep.between_batches(file.now)
+    assert modes == ["PASSIVE", "TRUNCATE"], "he is asked for again when much has come"
+    reader.close()
+    file.write(9)
+    file.upkeep.between_batches(file.now)
+    assert file.wal_bytes == 0
+    file.write(17)
+    file.upkeep._body_pages = 0  # as if nobody had told of them
+    file.upkeep.between_batches(file.now)
+    assert file.wal_bytes == 0, "from then on it is bounded as before"
+
+
 def test_an_idle_journal_has_an_empty_log(file):
     file.write()
     assert file.wal_bytes > 1_000_000
