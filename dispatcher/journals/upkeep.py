@@ -6,11 +6,12 @@ two at the same moment can corrupt the file (the "WAL-reset bug", fixed in SQLit
 https://sqlite.org/wal.html). And in small steps, between which new work goes first.
 """
 
+import sqlite3
 import time
 from collections.abc import Callable
 from pathlib import Path
 
-from dispatcher.journals.opening import Connection
+from dispatcher.journals.opening import Connection, is_full
 
 #: Pages in the write-ahead log after which they are moved into the database.
 CHECKPOINT_PAGES = 2000
@@ -94,6 +95,14 @@ class Upkeep:
                 self._wal_bytes_max = self._wal_bytes + CHECKPOINT_PAGES * _PAGE_BYTES
         elif now >= self._prune_at:
             self._prune(now)
+
+    def move_log(self) -> None:
+        """Have the log written from its beginning again, as far as there is room to move it."""
+        try:
+            self._checkpoint("PASSIVE")
+        except sqlite3.Error as error:
+            if not is_full(error):
+                raise
 
     def while_idle(self, now: float) -> float:
         """Do one step of what can wait; return in how many seconds to come again."""

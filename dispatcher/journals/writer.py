@@ -77,6 +77,7 @@ class Writer:
         self._works: list[Work] = []  #: taken, and nobody told yet
         self._room_known_until = 0.0
         self._unseen_bytes = 0  #: written since the room was looked at
+        self._log_moved = False  #: for the sake of what is to be committed now
         self.room = True
         self._set_room(room=reserve.room())
         self.size_bytes = upkeep.size_bytes
@@ -209,9 +210,11 @@ class Writer:
         """
         Make *works* durable; return their new invocations, None if there is no room for them.
 
-        Without room on the disk the changes get the ballast, and when that is spent, they wait.
+        Without room on the disk the changes get that of the log and then the ballast, and when all
+        that is spent, they wait.
         """
         accepting = self._has_room()
+        self._log_moved = False
         while True:
             try:
                 arrivals = self._arrivals(works) if accepting else None
@@ -220,8 +223,8 @@ class Writer:
                 self._no_room(error)
                 if accepting:
                     accepting = False
-                elif not self._reserve.spend():
-                    self._wait_for_room(error)
+                else:
+                    self._make_room(error)
             else:
                 return arrivals
 
@@ -282,6 +285,15 @@ class Writer:
             self._connection.execute("ROLLBACK")
         self._set_room(room=False)
         self._room_known_until = time.monotonic() + _NO_ROOM_PAUSE_S
+
+    def _make_room(self, error: sqlite3.Error) -> None:
+        """Do the next thing that may give changes room, after the one before did not."""
+        if not self._log_moved:
+            self._log_moved = True
+            self._upkeep.move_log()
+        elif not self._reserve.spend():
+            self._wait_for_room(error)
+            self._log_moved = False  # what kept it from being moved may be over
 
     def _wait_for_room(self, error: sqlite3.Error) -> None:
         if self._stopping:
