@@ -20,7 +20,7 @@ def test_every_scene_is_played(tmp_path):
     assert done.returncode == 0, done.stderr
     print(f"\n{done.stdout}")
     rows = re.findall(r"^\| (.*?) +\| +[\d.]+ \| +[\d.]+ \|", done.stdout, re.MULTILINE)
-    assert len(rows) == 17, done.stdout
+    assert len(rows) == 18, done.stdout
     recovered = re.search(r"recovery of (\d+)", done.stdout)
     assert recovered is not None
     assert int(recovered[1]) > 20_000
