@@ -177,8 +177,9 @@ class Accepting(News):
         target = targets.get(names)
         if target is None:
             target = self._target_of(invocation)
-            if len(targets) < TARGETS_KEPT:
-                targets[names] = target
+            if len(targets) >= TARGETS_KEPT:
+                targets.clear()  # or those of long ago would be kept, and those of today not
+            targets[names] = target
         if invocation.callback_url is not None:
             flaw = callback_flaw(invocation.callback_url, self.settings.callbacks.hosts)
             if flaw is not None:
