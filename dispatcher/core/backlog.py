@@ -365,13 +365,8 @@ class Backlog:
 
         Returns whether that was all, and nothing has expired either.
         """
-        if self.unclear:
-            lane = next(iter(self.unclear))
-            if not lane.jobs.clear_top(CLEARED_AT_ONCE):
-                return False
-            del self.unclear[lane]
-            if lane.line is None:
-                self._offer(lane)
+        if not self._clear_lanes():
+            return False
         while self._ramps and self._ramps[0][0] <= now:
             self.room_at(heapq.heappop(self._ramps)[2])
         woken = 0
@@ -385,6 +380,20 @@ class Backlog:
             self._come_due(job, now)
         self.wakes_at = self._next_time()
         return self.wakes_at > now
+
+    def _clear_lanes(self) -> bool:
+        """Find the first of lanes in which much has gone; True: of all of them."""
+        room = CLEARED_AT_ONCE  # for all, since thousands may have little to clear each
+        while self.unclear and room > 0:
+            lane = next(iter(self.unclear))
+            before = lane.jobs.size
+            if not lane.jobs.clear_top(room):
+                return False
+            room -= before - lane.jobs.size
+            del self.unclear[lane]
+            if lane.line is None:
+                self._offer(lane)
+        return not self.unclear
 
     def _first_delayed(self) -> Job | None:
         return self._delayed.first() if self._delayed.clear_top(CLEARED_AT_ONCE) else None

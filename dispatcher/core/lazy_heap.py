@@ -39,6 +39,11 @@ class _Heap(Generic[Entry]):
     def __len__(self) -> int:
         return self._live
 
+    @property
+    def size(self) -> int:
+        """Return how many entries there are, stale ones too."""
+        return len(self._heap)
+
     def entries(self) -> list[Entry]:
         """Return a copy of all entries, stale ones too, in no order: cheap even if they are many."""
         return self._heap.copy()

@@ -75,6 +75,24 @@ def test_what_stands_behind_many_that_were_cancelled_has_its_turn(monkeypatch, p
     assert not w.main.backlog.due
 
 
+def test_many_lanes_in_which_little_is_to_be_cleared_are_seen_to_together(monkeypatch):
+    monkeypatch.setattr(lazy_heap, "CLEARED_IN_PASSING", 0)
+    w = World(rules_of(quota=1))
+    w.machine.pause("main", None, paused=True)
+    of_tenant = [w.admit_many(6, "f", tenant=f"t{number}") for number in range(40)]
+    for jobs in of_tenant:
+        for job in (jobs[1], jobs[2], jobs[0]):  # of six, so that nothing is made anew
+            assert w.machine.cancel(job, w.now, can_stop=False)
+    assert len(w.main.backlog.unclear) == 40
+    monkeypatch.setattr(backlog, "CLEARED_AT_ONCE", 30)
+    turns = 0
+    while w.machine.next_deadline(w.now) == w.now:
+        w.machine.due(w.now)
+        turns += 1
+    assert turns == 40 * 3 / 30
+    assert not w.main.backlog.unclear
+
+
 def decide_all(w: World, first: Job) -> None:
     """Decide bit by bit until *first* goes, before which nothing may."""
     effects: list[Effect] = []
