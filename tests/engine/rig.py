@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any
 
 import anyio
+import anyio.lowlevel
 
 from dispatcher.config import Settings, parse
 from dispatcher.core.model import Accepted, Call, CallType, Change, Invocation, Outcome
@@ -151,3 +152,8 @@ async def rig(
         yield Rig(engine, transport, journal)
         engine.stop()
         await engine.stopped()
+        for _ in range(5):
+            await anyio.lowlevel.checkpoint()
+        assert not engine._ending, "an end that nobody was told of"
+        assert not engine._enders, "somebody waits for ever"
+        assert not len(engine._waking)
