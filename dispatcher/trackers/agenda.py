@@ -34,6 +34,9 @@ class Agenda(Generic[T]):
         self._put += 1
         self._entries[item] = (due, self._put)
         heapq.heappush(self._heap, (due, self._put, item))
+        self._tidy()
+
+    def _tidy(self) -> None:
         if len(self._heap) > _SLACK + 2 * len(self._entries):
             self._heap = [(*entry, each) for each, entry in self._entries.items()]
             heapq.heapify(self._heap)
@@ -44,6 +47,7 @@ class Agenda(Generic[T]):
 
     def head(self) -> float | None:
         """Return when the first item is due; None: there is none."""
+        self._tidy()  # many may have been struck out: cheaper than one by one
         heap = self._heap
         while heap:
             due, put, item = heap[0]

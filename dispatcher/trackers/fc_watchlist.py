@@ -7,7 +7,7 @@ them. A listing is never believed about what it does not show: that is asked for
 API that sorts, cuts or filters in a way nobody documented costs requests, never a completion.
 """
 
-from collections import OrderedDict
+from collections import OrderedDict, deque
 from typing import Final
 
 import msgspec
@@ -47,6 +47,8 @@ RESULT_NOT_FETCHED: Final = Failure(
     "result_not_fetched", "it succeeded, and there was no time to ask the cloud for its result"
 )
 GROUPS_MAX: Final = 1000
+TAKEN_UP_AT_ONCE: Final = 500
+"""Tasks that are scheduled in one go once those of their function are found again: 2 us each."""
 
 
 class GetTask(msgspec.Struct, frozen=True):
@@ -93,6 +95,7 @@ class Watchlist:
         self._probes: Agenda[Group] = Agenda()
         self._urgent_next = True
         self._results_waiting: dict[str, Run] = {}
+        self._to_take_up: deque[Run] = deque()
 
     def __len__(self) -> int:
         return len(self._runs)
@@ -155,6 +158,7 @@ class Watchlist:
 
     def next_look(self, now: float) -> Look | None:
         """Return a request to send now, whose answer must be told; None: not now."""
+        self._take_some_up(now)
         if self.pace.ready_at(now) > now:
             return None
         group = self._pop_probe(now)
@@ -176,6 +180,8 @@ class Watchlist:
 
     def next_deadline(self, now: float) -> float | None:
         """Return when to call `next_look` again; None: not before something changes."""
+        if self._to_take_up:
+            return now
         heads = (self._urgent.head(), self._due.head(), self._probes.head())
         due = [head for head in heads if head is not None]
         return max(min(due), self.pace.ready_at(now)) if due else None
@@ -228,7 +234,7 @@ class Watchlist:
         run = look.run
         if not self._is_watched(run):
             return []
-        news = self._works(run.group, now)
+        news = self._works(run.group)
         run.group.looked(ended=task.verdict is not None)
         if task.verdict is not None:
             run.group.asked_result(found=bool(task.return_payload))
@@ -249,7 +255,7 @@ class Watchlist:
             if run is None or run.ended is not None:
                 continue
             useful += 1
-            news += self._works(group, now)
+            news += self._works(group)
             group.looked(ended=task.verdict is not None)
             if task.verdict is None:
                 self._goes_on(run, task, now)
@@ -403,7 +409,7 @@ class Watchlist:
             if self._is_watched(run):
                 self._schedule(run, at, now)
 
-    def _works(self, group: Group, now: float) -> list[News]:
+    def _works(self, group: Group) -> list[News]:
         """Take note that a task of the function was found."""
         group.seen = True
         group.denials = 0
@@ -411,8 +417,16 @@ class Watchlist:
             return []
         group.problem = None
         for _, _, run in group.alive:
-            self._schedule(run, now, now)
+            run.asked = False
+            self._to_take_up.append(run)
         return [Tracking(group.function, group.qualifier, None)]
+
+    def _take_some_up(self, now: float) -> None:
+        for _ in range(min(len(self._to_take_up), TAKEN_UP_AT_ONCE)):
+            run = self._to_take_up.popleft()
+            scheduled = run.asked or run in self._due or run in self._urgent
+            if not scheduled and run.group.problem is None and self._is_watched(run):
+                self._schedule(run, now, now)
 
     def _fails(self, group: Group, why: str, now: float) -> list[News]:
         """Look no more at the tasks of the function, but from time to time whether that helps."""

@@ -1,3 +1,6 @@
+import heapq
+
+import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -39,3 +42,24 @@ def test_void_entries_do_not_pile_up():
     assert len(agenda._heap) < 200
     assert agenda.pop(1e9) == "the same"
     assert agenda.pop(1e9) is None
+
+
+def test_those_that_are_struck_out_together_are_not_looked_at_one_by_one(
+    monkeypatch: pytest.MonkeyPatch,
+):
+    agenda: Agenda[int] = Agenda()
+    for item in range(10_001):
+        agenda.put(item, float(item))
+    for item in range(10_000):
+        agenda.strike(item)
+    pops = 0
+
+    def heappop(heap: list[tuple[float, int, int]]) -> tuple[float, int, int]:
+        nonlocal pops
+        pops += 1
+        return pop(heap)
+
+    pop = heapq.heappop
+    monkeypatch.setattr(heapq, "heappop", heappop)
+    assert agenda.head() == 10_000.0
+    assert pops < 100

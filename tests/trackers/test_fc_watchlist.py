@@ -6,7 +6,9 @@ from typing import Any
 import pytest
 
 from dispatcher.core.model import Completion, Verdict
-from dispatcher.trackers.fc_groups import ListTasks
+from dispatcher.trackers import fc_watchlist
+from dispatcher.trackers.agenda import Agenda
+from dispatcher.trackers.fc_groups import ListTasks, Run
 from dispatcher.trackers.fc_replies import Task
 from dispatcher.trackers.fc_watchlist import (
     DENIALS_MAX,
@@ -361,6 +363,55 @@ class TestTaskMode:
         # The others are looked at again, too.
         asked = {player.get().run.watched.id for _ in range(2)}
         assert asked == {"i0000000001", "i0000000002"}
+
+    def found_again(self) -> Player:
+        """Return one that has just found the latest of 61 tasks, which could not be found before."""
+        player, probe = self.doubtful()
+        unanswered = player.get()
+        player.list.configured(probe, task_mode=False, why="off", now=player.now)
+        assert player.list.missing(unanswered, "404", player.now) == []
+        player.watch(*range(2, 62))
+        probe = player.probe()
+        player.list.configured(probe, task_mode=True, why="", now=player.now)
+        news = player.list.shown(player.get(), running("i0000000061"), player.now)
+        assert news == [Tracking("f", None, None)]
+        return player
+
+    def test_many_that_can_be_found_again_are_taken_up_a_few_at_a_time(self, monkeypatch):
+        monkeypatch.setattr(fc_watchlist, "TAKEN_UP_AT_ONCE", 10)
+        player = self.found_again()
+        player.list.forget("i0000000031")
+        puts = 0
+
+        def put(run: Run, due: float) -> None:
+            nonlocal puts
+            puts += 1
+            put_in(run, due)
+
+        put_in = player.list._due.put
+        monkeypatch.setattr(Agenda, "put", lambda agenda, run, due: put(run, due))
+        asked: list[str] = []
+        while player.list.next_deadline(player.now) == player.now:
+            before = puts
+            look = player.list.next_look(player.now)
+            assert puts - before <= 10
+            if isinstance(look, GetTask):
+                asked.append(look.run.watched.id)
+            elif isinstance(look, ListTasks):
+                asked += [run.watched.id for run in look.runs]
+        asked += [run.watched.id for run in player.list._due._entries]
+        assert sorted(asked) == [f"i{n:010d}" for n in range(1, 62) if n != 31]
+        latest = player.list._runs["i0000000061"]
+        assert latest.due > player.now, "it has been looked at just now"
+
+    def test_what_cannot_be_found_any_more_meanwhile_is_not_taken_up(self, monkeypatch):
+        monkeypatch.setattr(fc_watchlist, "TAKEN_UP_AT_ONCE", 10)
+        player = self.found_again()
+        group = player.list._runs["i0000000061"].group
+        player.list._fails(group, "off again", player.now)
+        for _ in range(10):
+            assert player.list.next_look(player.now) is None
+        assert player.is_silent_until(group.probed_at + PROBE_S)
 
     def test_a_trial_that_finds_nothing_changes_nothing(self):
         player, probe = self.doubtful()
