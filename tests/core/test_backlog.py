@@ -1,6 +1,8 @@
 """Who goes next: order, fairness, parking. Time passes in a simulation of runs that end."""
 
 import math
+from typing import Any
+from unittest.mock import patch
 
 import pytest
 from hypothesis import given
@@ -9,10 +11,10 @@ from hypothesis import strategies as st
 from dispatcher.core import backlog, lazy_heap
 from dispatcher.core.effects import Effect, Launch
 from dispatcher.core.job import Job
-from dispatcher.core.model import Accepted, GateKind
+from dispatcher.core.model import Accepted, GateKind, State
 from dispatcher.core.rules import TenantRules
 from tests.core.simulation import Simulation
-from tests.core.world import World, check_heaps, function_of, only, rules_of
+from tests.core.world import World, check_heaps, function_of, live_of, only, rules_of
 
 # -- Inside a tenant
 
@@ -73,6 +75,17 @@ def test_what_stands_behind_many_that_were_cancelled_has_its_turn(monkeypatch, p
     w.complete(jobs[6])
     decide_all(w, last)
     assert not w.main.backlog.due
+
+
+def test_nothing_goes_until_it_is_known_who_is_first(monkeypatch):
+    monkeypatch.setattr(lazy_heap, "CLEARED_IN_PASSING", 0)
+    w = World(rules_of(quota=2))
+    first, *gone = w.admit_many(4, "f")
+    second = w.admit("g")
+    w.admit_many(4, "f")
+    for job in gone:
+        w.cancel(job)
+    assert w.run() == [first, second]
 
 
 def test_many_lanes_in_which_little_is_to_be_cleared_are_seen_to_together(monkeypatch):
@@ -670,3 +683,58 @@ def test_a_million_cancelled_leave_nothing_behind():
     assert len(lane.jobs.entries()) <= 2
     assert len(s.main.backlog._delayed.entries()) == 0
     assert len(s.main.backlog._expiries.entries()) <= 2
+
+
+# -- In parts
+
+_of = st.sampled_from([("g", "a", None), ("g", "a", "1"), ("g", "b"), ("f", "a"), ("f", "b")])
+_steps = st.one_of(
+    st.tuples(st.just("admit"), _of, st.integers(1, 8), st.sampled_from([0.0, 0.0, 1.0, 3.0])),
+    st.tuples(st.just("cancel"), st.sets(st.integers(0, 7), min_size=3)),
+    st.tuples(st.just("end"), st.integers(1, 4)),
+    st.tuples(st.just("advance"), st.sampled_from([0.5, 2.0])),
+)
+
+
+def launched(steps: list[Any], at_most: float) -> list[str]:
+    """Return what goes in which order, of *at_most* so much in each turn."""
+    w = World(rules_of({"f": function_of(instances_max=1), "g": function_of()}, quota=3))
+    for step in steps:
+        match step:
+            case "admit", names, count, delay_s:
+                w.admit_many(count, *names, delay_s=delay_s, expires_s=5.0 + 3 * delay_s)
+            case "cancel", rests:
+                # The oldest last: what stands behind it is stale by then.
+                for job in reversed(live_of(w.machine)):
+                    if job.state is State.WAITING and job.seq % 8 in rests:
+                        w.cancel(job)
+            case "end", count:
+                w.end([job for job in live_of(w.machine) if job.state is State.RUNNING][:count])
+            case "advance", seconds:
+                w.now += seconds
+        for _ in range(1000):
+            effects = w.carry_out(w.machine.due(w.now, at_most=at_most))
+            for effect in effects:
+                if isinstance(effect, Launch):
+                    w.answer(effect.job, Accepted("r"))
+            if not effects and w.machine.next_deadline(w.now) != w.now:
+                break
+        else:
+            raise AssertionError("it spins")
+        assert w.machine.due(w.now) == []
+        w.check_work_is_conserved(w.main, live_of(w.machine))
+    return w.launched
+
+
+@given(st.lists(_steps, min_size=8, max_size=40))
+def test_in_parts_it_goes_as_it_does_at_once(steps):
+    """Also where heaps are full of what was cancelled, in many lanes."""
+    at_once = launched(steps, math.inf)
+    with (
+        patch("dispatcher.core.lazy_heap.MADE_ANEW_MAX", 0),
+        patch("dispatcher.core.lazy_heap.SWEPT_AT_ONCE", 0),
+        patch("dispatcher.core.lazy_heap.CLEARED_IN_PASSING", 0),
+        patch("dispatcher.core.backlog.CLEARED_AT_ONCE", 2),
+    ):
+        for at_most in (1, math.inf):
+            assert launched(steps, at_most) == at_once
