@@ -1,5 +1,6 @@
 """Who goes next: order, fairness, parking. Time passes in a simulation of runs that end."""
 
+import itertools
 import math
 from typing import Any
 from unittest.mock import patch
@@ -696,31 +697,35 @@ _steps = st.one_of(
 )
 
 
+def tell(w: World, step: Any) -> None:
+    match step:
+        case "admit", names, count, delay_s:
+            w.admit_many(count, *names, delay_s=delay_s, expires_s=5.0 + 3 * delay_s)
+        case "cancel", rests:
+            # The oldest last: what stands behind it is stale by then.
+            for job in reversed(live_of(w.machine)):
+                if job.state is State.WAITING and job.seq % 8 in rests:
+                    w.cancel(job)
+        case "end", count:
+            w.end([job for job in live_of(w.machine) if job.state is State.RUNNING][:count])
+        case "advance", seconds:
+            w.now += seconds
+        case _:
+            raise AssertionError(step)
+
+
 def launched(steps: list[Any], at_most: float) -> list[str]:
     """Return what goes in which order, of *at_most* so much in each turn."""
     w = World(rules_of({"f": function_of(instances_max=1), "g": function_of()}, quota=3))
     for step in steps:
-        match step:
-            case "admit", names, count, delay_s:
-                w.admit_many(count, *names, delay_s=delay_s, expires_s=5.0 + 3 * delay_s)
-            case "cancel", rests:
-                # The oldest last: what stands behind it is stale by then.
-                for job in reversed(live_of(w.machine)):
-                    if job.state is State.WAITING and job.seq % 8 in rests:
-                        w.cancel(job)
-            case "end", count:
-                w.end([job for job in live_of(w.machine) if job.state is State.RUNNING][:count])
-            case "advance", seconds:
-                w.now += seconds
-        for _ in range(1000):
+        tell(w, step)
+        effects: list[Effect] | None = None
+        turns = itertools.count()
+        while effects != [] or w.machine.next_deadline(w.now) == w.now:
+            assert next(turns) < 1000, "it spins"
             effects = w.carry_out(w.machine.due(w.now, at_most=at_most))
-            for effect in effects:
-                if isinstance(effect, Launch):
-                    w.answer(effect.job, Accepted("r"))
-            if not effects and w.machine.next_deadline(w.now) != w.now:
-                break
-        else:
-            raise AssertionError("it spins")
+            for launch in [each for each in effects if isinstance(each, Launch)]:
+                w.answer(launch.job, Accepted("r"))
         assert w.machine.due(w.now) == []
         w.check_work_is_conserved(w.main, live_of(w.machine))
     return w.launched
