@@ -30,7 +30,6 @@ from dispatcher.core.model import (
     Ended,
     Failure,
     Outcome,
-    Record,
     Replied,
     Returned,
     Running,
@@ -41,7 +40,7 @@ from dispatcher.core.model import (
 from dispatcher.engine.forms import notice_of, watched_of
 from dispatcher.engine.payloads import Payloads
 from dispatcher.engine.tasks import Tasks
-from dispatcher.engine.times import Clock, job_of
+from dispatcher.engine.times import Clock
 from dispatcher.engine.written import Written
 from dispatcher.errors import ConfigError, JournalError, first_of
 from dispatcher.ports import Journal, Sink, Tell, Tracer, Tracker, Transport
@@ -53,8 +52,6 @@ RESULT_BYTES_MAX = 1_048_576
 
 #: Effects of one account in one turn of the loop, which is to take a few milliseconds at most.
 DUE_AT_ONCE = 100
-#: Invocations that are taken up again in one turn, after a restart.
-RESTORE_AT_ONCE = 200
 
 Trackers = Mapping[str, Mapping[Source, Tracker]]
 
@@ -135,7 +132,7 @@ class Pump:
 
     async def _run(self, task_status: TaskStatus[None]) -> None:
         async with anyio.create_task_group() as watching:
-            await self._recover()
+            await self.recover()
             for account, trackers in self._trackers.items():
                 for tracker in trackers.values():
                     watching.start_soon(
@@ -209,49 +206,16 @@ class Pump:
         if self._broken is not None:
             raise self._broken
 
-    async def _recover(self) -> None:
-        self.dead = await self.journal.dead()
-        for pause in await self.journal.paused():
-            if pause.account in self.machine.accounts:
-                self.machine.pause(pause.account, pause.function, paused=True)
-                what = (
-                    pause.account if pause.function is None else f"{pause.account}/{pause.function}"
-                )
-                logger.warning("still_paused: %s: as it was before the restart", what)
-        async for batch in self.journal.recover():
-            now = self.clock.now()
-            for number, (record, payload) in enumerate(batch, start=1):
-                self._restore(record, payload, now)
-                if number % RESTORE_AT_ONCE == 0:
-                    await anyio.lowlevel.checkpoint()
-            failpoints.reach("engine.recovering")
-            await anyio.lowlevel.checkpoint()
-
-    def _restore(self, record: Record, payload: bytes | None, now: float) -> None:
-        account = self.machine.accounts.get(record.account)
-        if record.state is State.UNCERTAIN:
-            return  # its end may still be told, by its id
-        if account is None:
-            logger.error(
-                "account_gone: invocation %s stays in the journal: there is no account %r any more",
-                record.id,
-                record.account,
-                extra={"invocation": record.id, "account": record.account},
-            )
-            return
-        job = job_of(record, payload, account, self.next_seq(), self.clock.moment())
-        self.payloads.keep(job)
-        self.recovered[record.state] = self.recovered.get(record.state, 0) + 1
-        if record.state is State.WAITING:
-            self.machine.admit(job, now)
-            return
-        sent_ago_s = max(0.0, (self.clock.wall_ms() - (record.sent_ms or 0)) / 1000)
-        self.carry_out(self.machine.restore(job, record.state, sent_ago_s, now))
-
     def next_seq(self) -> int:
         """Return the next number in the order of acceptance."""
         self._seq += 1
         return self._seq
+
+    # -- What an earlier process left: engine/recovery.py
+
+    async def recover(self) -> None:
+        """Take up again what is in the journal."""
+        raise NotImplementedError
 
     # -- Effects
 

@@ -9,12 +9,12 @@ from dispatcher.core.gates import Slot
 from dispatcher.core.job import Job
 from dispatcher.core.model import Call, CallType, Failure, Lost, Outcome, Refused, Source
 from dispatcher.engine.forms import call_of, whose
-from dispatcher.engine.pump import Pump
+from dispatcher.engine.recovery import Recovery
 
 logger = logging.getLogger("dispatcher.engine")
 
 
-class Sends(Pump):
+class Sends(Recovery):
     """A pump that sends."""
 
     async def send(self, job: Job, slot: Slot) -> None:
