@@ -2,7 +2,8 @@
 
 import asyncio
 import logging
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from functools import partial
 from typing import Any
 
@@ -163,11 +164,13 @@ class News(Sends):
 
         Raises `NotFound`, and `JournalError` where this process ends before.
         """
-        if invocation_id in self.machine.jobs or invocation_id in self._ending:
-            return await self._wait_for(invocation_id)
-        record = await self.record_of(invocation_id)
-        if record.state not in ENDED:
-            return await self._wait_for(invocation_id)
+        # Before anything is read: the end may be told before the reader hears what he has read.
+        with self._waiter(invocation_id) as waiter:
+            if invocation_id in self.machine.jobs or invocation_id in self._ending:
+                return await waiter
+            record = await self.record_of(invocation_id)
+            if record.state not in ENDED:
+                return await waiter
         return End(
             id=record.id,
             state=record.state,
@@ -176,14 +179,18 @@ class News(Sends):
             estimated=record.estimated,
         )
 
-    async def _wait_for(self, invocation_id: str) -> End:
-        if self._is_over:
-            raise _ended_before()
+    @contextmanager
+    def _waiter(self, invocation_id: str) -> Iterator[asyncio.Future[End]]:
+        """Give what will have the next end of an invocation."""
         waiter: asyncio.Future[End] = asyncio.get_running_loop().create_future()
+        if self._is_over:
+            waiter.set_exception(_ended_before())
         self._enders.setdefault(invocation_id, []).append(waiter)
         try:
-            return await waiter
+            yield waiter
         finally:
+            if not waiter.cancel() and not waiter.cancelled():
+                waiter.exception()  # or asyncio complains of one that nobody wanted to know
             waiters = self._enders.get(invocation_id)
             if waiters is not None and waiter in waiters:
                 waiters.remove(waiter)

@@ -1,5 +1,5 @@
 import itertools
-from collections.abc import Sequence
+from collections.abc import Awaitable, Callable, Sequence
 from typing import Any
 
 import anyio
@@ -205,6 +205,43 @@ async def test_who_asks_while_an_end_is_written_is_told_with_it_and_nothing_is_r
                 done(None)
         assert [end.state for end in told] == [State.SUCCEEDED]
     assert journal.asked == 0
+
+
+class Overtaken(MemoryJournal):
+    """Whoever asks hears what was so when it was read, and what came after is told before."""
+
+    def __init__(self) -> None:
+        super().__init__(retention_s=86400)
+        self.meanwhile: list[Callable[[], Awaitable[Any]]] = []
+
+    async def get(self, invocation_id: str) -> Record | None:
+        record = await super().get(invocation_id)
+        if self.meanwhile:
+            await self.meanwhile.pop(0)()
+        return record
+
+
+async def test_an_end_that_is_told_while_it_is_asked_for_is_not_missed():
+    journal = Overtaken()
+    async with rig(settings(more=CALLBACK), journal=journal) as r:
+        ticket = r.enqueue("cb")
+        await anyio.sleep(1)
+
+        async def end() -> None:
+            job = r.engine.machine.jobs[ticket.id]
+            r.engine.completed(job, Completion(id=job.id, verdict=Verdict.SUCCEEDED))
+            await anyio.sleep(1)
+
+        async def end_late() -> None:
+            r.engine.machine.jobs.add(ticket.id, job)
+            await end()
+
+        # As if it were on its way to the machine, after a redrive, when it is asked for.
+        job = r.engine.machine.jobs[ticket.id]
+        r.engine.machine.jobs.remove(ticket.id)
+        journal.meanwhile = [anyio.lowlevel.checkpoint, end_late]
+        with anyio.fail_after(60):
+            assert (await r.engine.end_of(ticket.id)).state is State.SUCCEEDED
 
 
 async def test_an_end_that_may_change_is_asked_for_anew():
