@@ -99,6 +99,9 @@ class Direct(Calls):
         finally:
             timer.cancel()
             self._leave_queue(job)
+            # Else what is raised here would have, by its traceback, what has it by its reply: a
+            # circle, and the collector does not look at jobs.
+            del job, caller
 
     def _enter_call(self, invocation: Invocation, wait_max_s: float, source: str) -> Job:
         invocation, call_type = self._judged(invocation)

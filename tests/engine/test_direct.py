@@ -1,6 +1,7 @@
 """Calls that are answered with the function's reply, in virtual time."""
 
 import asyncio
+import gc
 from collections.abc import Callable
 from typing import Any
 
@@ -21,6 +22,7 @@ from dispatcher.core.model import (
     Throttled,
 )
 from dispatcher.core.views import Streamed
+from dispatcher.engine.direct import _Caller
 from dispatcher.errors import Draining, Invalid, QueueFull, WaitedTooLong, Withdrawn
 from tests.engine.rig import Rig, ScriptedTransport, hang, rig, settings
 
@@ -247,6 +249,40 @@ async def test_a_drain_that_takes_too_long_tells_those_whose_calls_were_cut():
             held.engine.stop()
         assert anyio.current_time() == 4
         assert isinstance(seen[0], Lost)
+
+
+def callers() -> int:
+    gc.collect()
+    return sum(isinstance(each, _Caller) for each in gc.get_objects())
+
+
+@pytest.mark.parametrize("what", ["waits too long", "leaves", "is cancelled"])
+async def test_nothing_is_left_of_a_call_that_never_ran(what: str):
+    """Nor of its payload, which the frames of a traceback have."""
+    before = callers()
+    async with rig() as held:
+        held.engine.pause("main")
+
+        async def one() -> None:
+            with anyio.move_on_after(1 if what == "leaves" else 60):
+                try:
+                    await call(held, wait_max_s=30)
+                except (WaitedTooLong, Withdrawn) as error:
+                    seen.append(type(error))
+
+        for _ in range(5):
+            seen: list[Any] = []
+            async with anyio.create_task_group() as tasks:
+                tasks.start_soon(one)
+                await anyio.sleep(0.5)
+                if what == "is cancelled":
+                    [job] = held.engine.machine.jobs.values()
+                    await held.engine.cancel(job.id)
+                    del job
+            assert seen == {"waits too long": [WaitedTooLong], "is cancelled": [Withdrawn]}.get(
+                what, []
+            )
+        assert callers() == before
 
 
 async def test_somebody_else_may_cancel_what_waits():
