@@ -389,7 +389,7 @@ class Backlog:
             before = lane.jobs.size
             if not lane.jobs.clear_top(room):
                 return False
-            room -= before - lane.jobs.size
+            room -= before - lane.jobs.size + 1
             del self.unclear[lane]
             if lane.line is None:
                 self._offer(lane)
