@@ -11,7 +11,7 @@ import time
 from collections.abc import Callable
 from pathlib import Path
 
-from dispatcher.journals.opening import Connection, is_full
+from dispatcher.journals.opening import BUSY_MAX_S, Connection, is_full
 
 #: Pages in the write-ahead log after which they are moved into the database.
 CHECKPOINT_PAGES = 2000
@@ -23,6 +23,9 @@ _ROW_PAGES_SHARE_MIN = 1 / 32
 
 #: A log that has grown beyond this is emptied even if readers have to be waited for.
 WAL_MAX_BYTES = 32 * 1024 * 1024
+
+#: How long it takes at most to wait for readers, as everything that is to be written does meanwhile.
+READERS_WAIT_S = 0.1
 
 #: Rows of each kind that one step of the pruning removes.
 PRUNE_ROWS = 500
@@ -87,8 +90,7 @@ class Upkeep:
             self._checkpoint("PASSIVE")
             self._measure()
             if self._wal_bytes > WAL_MAX_BYTES:
-                self._checkpoint("TRUNCATE")
-                self._measure()
+                self._empty_log()
             self._wal_bytes_max = WAL_MAX_BYTES
             if self._wal_bytes > WAL_MAX_BYTES:
                 # Somebody reads on. To wait for him after each commit would stop everything.
@@ -114,9 +116,18 @@ class Upkeep:
             return 0.0
         self._shrink = False
         if self._pages:
-            self._checkpoint("TRUNCATE")
-            self._measure()
+            self._empty_log()
         return max(0.0, self._prune_at - now)
+
+    def _empty_log(self) -> None:
+        """Move all of the log and cut it off, once nobody reads it any more."""
+        execute = self._connection.execute
+        execute(f"PRAGMA busy_timeout = {int(READERS_WAIT_S * 1000)}").fetchall()
+        try:
+            self._checkpoint("TRUNCATE")
+        finally:
+            execute(f"PRAGMA busy_timeout = {int(BUSY_MAX_S * 1000)}").fetchall()
+        self._measure()
 
     def _checkpoint(self, mode: str) -> None:
         ((_, pages, _),) = self._connection.execute(f"PRAGMA wal_checkpoint({mode})").fetchall()

@@ -7,7 +7,13 @@ from typing import Any
 import pytest
 
 from dispatcher.journals import upkeep
-from dispatcher.journals.opening import Connection, connect, open_for_reading, open_for_writing
+from dispatcher.journals.opening import (
+    BUSY_MAX_S,
+    Connection,
+    connect,
+    open_for_reading,
+    open_for_writing,
+)
 from dispatcher.journals.upkeep import PRUNE_ROWS, Upkeep
 
 RETENTION_MS = 60_000
@@ -202,6 +208,30 @@ def test_who_reads_on_is_not_waited_for_after_each_commit(file, monkeypatch):
     file.upkeep._body_pages = 0  # as if nobody had told of them
     file.upkeep.between_batches(file.now)
     assert file.wal_bytes == 0, "from then on it is bounded as before"
+
+
+def test_a_reader_that_reads_on_is_not_waited_for_as_long_as_a_lock(file, monkeypatch):
+    monkeypatch.setattr(upkeep, "WAL_MAX_BYTES", 1024 * 1024)
+    file.upkeep = file.begin()
+    waited_ms: list[int] = []
+    plain = file.connection.execute
+
+    class Watched:
+        def execute(self, sql: str, parameters: Any = (), /) -> Any:
+            if "TRUNCATE" in sql:
+                waited_ms.append(plain("PRAGMA busy_timeout").fetchone()[0])
+            return plain(sql, parameters)
+
+    file.upkeep._connection = Watched()
+    reader = open_for_reading(file.path, connect)
+    reader.execute("BEGIN")
+    reader.execute("SELECT count(*) FROM payloads").fetchall()
+    file.write(2)
+    file.upkeep.between_batches(file.now)
+    reader.execute("COMMIT")
+    reader.close()
+    assert waited_ms == [upkeep.READERS_WAIT_S * 1000]
+    assert plain("PRAGMA busy_timeout").fetchone() == (BUSY_MAX_S * 1000,)
 
 
 def test_an_idle_journal_has_an_empty_log(file):
