@@ -37,6 +37,11 @@ class Accept(Struct, frozen=True, gc=False):
     done: AcceptDone
     size_bytes: int
 
+    @property
+    def rows(self) -> int:
+        """Return how many there are."""
+        return len(self.entries)
+
 
 class Note(Struct, frozen=True, gc=False):
     """Changes and who waits for them, if anybody."""
@@ -44,6 +49,11 @@ class Note(Struct, frozen=True, gc=False):
     changes: Sequence[Change]
     done: ChangeDone | None
     pause: Pause | None = None
+
+    @property
+    def rows(self) -> int:
+        """Return how many there are."""
+        return len(self.changes)
 
 
 Work = Accept | Note

@@ -27,10 +27,10 @@ logger = logging.getLogger("dispatcher.journal")
 BATCH_ROWS_MAX = 4096
 BATCH_BYTES_MAX = 16 * 1024 * 1024
 
-#: A commit costs much the same however much it takes. So under load one begins this long after
-#: the one before, or as soon as so many works wait; one that comes alone never waits.
-GATHER_S = 0.002
-GATHER_WORKS = 16
+#: A commit costs much the same however much it takes. So under load it waits for those who come
+#: back from the one before: until as many rows wait as that one took and left waiting (at most
+#: `ROWS_MAX`), but no longer than this after that one began. What comes alone never waits.
+GATHER_S = 0.004
 
 #: How often the room on the disk is looked at: while there is enough, and while there is not.
 _ROOM_EVERY_S = 0.1
@@ -73,6 +73,10 @@ class Writer:
         self._news = threading.Event()  #: something was put in
         self._enough = threading.Event()  #: so much that nothing more should be waited for
         self._gather_until = 0.0
+        self._gather_rows = 0
+        self._rows_last = 0  #: that the last commit took
+        # Rows that were put in and taken: two counts, since each is another thread's.
+        self._rows_put = self._rows_taken = 0
         self._stopping = False
         self._works: list[Work] = []  #: taken, and nobody told yet
         self._room_known_until = 0.0
@@ -95,11 +99,16 @@ class Writer:
 
     def put(self, work: Work) -> None:
         """Have *work* written; never waits."""
+        self._rows_put += work.rows
         self._queue.append(work)
         if not self._news.is_set():
             self._news.set()
-        if len(self._queue) >= GATHER_WORKS and not self._enough.is_set():
+        if self._waiting_rows >= self._gather_rows and not self._enough.is_set():
             self._enough.set()
+
+    @property
+    def _waiting_rows(self) -> int:
+        return self._rows_put - self._rows_taken
 
     def stop(self) -> None:
         """End after what has been put in so far."""
@@ -142,6 +151,7 @@ class Writer:
     def _take(self) -> bool:
         """Wait for work and take what is there; False: there will be no more."""
         assert not self._works
+        self._gather_rows = min(self._rows_last + self._waiting_rows, ROWS_MAX)
         pause_s = self._keep_up()
         self._news.clear()
         if not self._queue:
@@ -154,13 +164,13 @@ class Writer:
             if work is None:
                 return False
             self._works.append(work)
+            rows += work.rows
             if isinstance(work, Accept):
-                rows += len(work.entries)
                 size_bytes += work.size_bytes
-            else:
-                rows += len(work.changes)
             if rows >= BATCH_ROWS_MAX or size_bytes >= BATCH_BYTES_MAX:
                 break
+        self._rows_taken += rows
+        self._rows_last = rows
         self._gather_until = began + GATHER_S if len(self._works) > 1 else began
         return True
 
@@ -168,7 +178,8 @@ class Writer:
         """Wait for more to come, where more than one came to the commit before."""
         self._enough.clear()
         left_s = self._gather_until - time.monotonic()
-        if left_s > 0 and 0 < len(self._queue) < GATHER_WORKS and not self._stopping:
+        few = self._waiting_rows < self._gather_rows
+        if left_s > 0 and self._queue and few and not self._stopping:
             self._enough.wait(left_s)
 
     def _keep_up(self) -> float:

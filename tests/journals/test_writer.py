@@ -88,26 +88,61 @@ async def until(condition) -> None:
 # -- Batches --------------------------------------------------------------------------------------
 
 
-async def test_what_comes_alone_is_committed_at_once_and_a_crowd_is_gathered(
+async def test_what_comes_alone_is_committed_at_once_and_a_crowd_is_waited_for(
     journal, commits, held, monkeypatch
 ):
     monkeypatch.setattr(writer, "GATHER_S", 1000.0)
-    dones = [Once() for _ in range(1 + 2 * writer.GATHER_WORKS)]
-    journal.accept([entry()], dones[0])
+
+    async def told(dones: list[Once], commit: int) -> None:
+        for done in dones:
+            await done.verdict()
+        assert len(commits) == commit
+
+    def accept_all(dones: list[Once]) -> None:
+        for done in dones:
+            journal.accept([entry()], done)
+
+    alone, *crowd = [Once() for _ in range(11)]
+    accept_all([alone])
     await held.arrived()
-    for done in dones[1 : 1 + writer.GATHER_WORKS]:
-        journal.accept([entry()], done)
+    accept_all(crowd)  # while the first is written
     held.release()
-    for done in dones[: 1 + writer.GATHER_WORKS]:
-        await done.verdict()
-    assert len(commits) == 2
-    *few, last = dones[1 + writer.GATHER_WORKS :]
-    for done in few:
-        journal.accept([entry()], done)
+    await told([alone, *crowd], 2)
+    *few, last = [Once() for _ in crowd]
+    accept_all(few)
     await anyio.sleep(0.1)
     assert len(commits) == 2  # one more is waited for
-    journal.accept([entry()], last)
-    for done in (*few, last):
+    accept_all([last])
+    await told([*few, last], 3)
+
+
+async def test_those_who_waited_at_the_end_of_a_commit_are_of_the_crowd(
+    journal, commits, held, monkeypatch
+):
+    monkeypatch.setattr(writer, "GATHER_S", 1000.0)
+    first, second, later = ([Once() for _ in range(count)] for count in (2, 3, 2))
+    for done in first[:1]:
+        journal.accept([entry()], done)
+    await held.arrived()
+    again = Held("journal.before_callback")
+    monkeypatch.setattr(failpoints, "hook", again)
+    journal.accept([entry()], first[1])
+    journal.record([Sending("x", 1, 1)])
+    held._go_on.set()
+    await again.arrived()  # the first alone is written
+    monkeypatch.setattr(failpoints, "hook", third := Held("journal.before_begin"))
+    again._go_on.set()
+    await third.arrived()  # the other two are being written
+    for done in second:
+        journal.accept([entry()], done)
+    third.release()
+    for done in first:
+        await done.verdict()
+    await anyio.sleep(0.1)
+    assert len(commits) == 2  # two that were taken and three that waited: two more are waited for
+    for done in later:
+        journal.accept([entry()], done)
+    for done in (*second, *later):
         await done.verdict()
     assert len(commits) == 3
 
