@@ -151,7 +151,6 @@ class Writer:
     def _take(self) -> bool:
         """Wait for work and take what is there; False: there will be no more."""
         assert not self._works
-        self._gather_rows = min(self._rows_last + self._waiting_rows, ROWS_MAX)
         pause_s = self._keep_up()
         self._news.clear()
         if not self._queue:
@@ -208,6 +207,8 @@ class Writer:
         arrivals = self._commit(works)
         told = [(work, _verdict(work, arrivals)) for work in works]
         took_s = time.perf_counter() - began
+        # Before they are told: then some of them may be back, and must not count twice.
+        self._gather_rows = min(self._rows_last + self._waiting_rows, ROWS_MAX)
         failpoints.reach("journal.before_callback")
         self._works = []
         self._deliver(told, took_s)

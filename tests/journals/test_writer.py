@@ -1,5 +1,6 @@
 """The thread that writes: what it commits together, and what it does when it cannot."""
 
+import itertools
 import logging
 import threading
 import time
@@ -145,6 +146,37 @@ async def test_those_who_waited_at_the_end_of_a_commit_are_of_the_crowd(
     for done in (*second, *later):
         await done.verdict()
     assert len(commits) == 3
+
+
+async def test_those_who_are_back_before_the_next_commit_count_once(journal, held, monkeypatch):
+    monkeypatch.setattr(writer, "GATHER_S", 1000.0)
+    told, go_on = threading.Event(), threading.Event()
+    upkeep = journal._writer._upkeep
+    plain, ends = upkeep.between_batches, itertools.count(1)
+
+    def at_the_end(now: float) -> None:
+        if next(ends) == 2:
+            told.set()
+            assert go_on.wait(20)
+        plain(now)
+
+    monkeypatch.setattr(upkeep, "between_batches", at_the_end)
+    alone, *crowd = [Once() for _ in range(11)]
+    journal.accept([entry()], alone)
+    await held.arrived()
+    for done in crowd:
+        journal.accept([entry()], done)
+    held.release()
+    for done in crowd:
+        await done.verdict()
+    assert await anyio.to_thread.run_sync(told.wait, 20)
+    back = [Once() for _ in crowd]
+    for done in back:
+        journal.accept([entry()], done)
+    go_on.set()
+    with anyio.fail_after(20):
+        for done in back:
+            await done.verdict()
 
 
 async def test_what_waits_is_committed_at_once(journal, faults, commits, held):
