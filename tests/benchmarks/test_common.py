@@ -2,6 +2,8 @@ import importlib.util
 import sys
 from pathlib import Path
 
+import pytest
+
 BENCHMARKS = Path(__file__).parents[2] / "benchmarks"
 
 
@@ -15,9 +17,13 @@ def load(name):
     return module
 
 
-async def test_rounds_alternate_and_the_first_one_does_not_count(monkeypatch):
-    common = load("common")
-    calls = []
+@pytest.fixture
+def common():
+    return load("common")
+
+
+async def test_rounds_alternate_and_the_first_one_does_not_count(common, monkeypatch):
+    calls: list[object] = []
 
     def contender(name):
         async def make(count):
@@ -27,9 +33,13 @@ async def test_rounds_alternate_and_the_first_one_does_not_count(monkeypatch):
 
     clock = iter(range(1000))
     monkeypatch.setattr(common.time, "process_time", lambda: next(clock) ** 2 / 1000)
+    monkeypatch.setattr(
+        common, "keep_out_of_collections", lambda: calls.append("out of collections")
+    )
     contenders = {"a": contender("a"), "b": contender("b")}
     figures = await common.alternate(contenders, {"a": 10, "b": 2}, rounds=3)
-    assert calls == [("a", 10), ("b", 2)] * 4
+    round_ = [("a", 10), ("b", 2)]
+    assert calls == [*round_, "out of collections", *round_ * 3]
     # The clock is read once in each warm-up; then a takes 5, 13 and 21 ms, b 9, 17 and 25.
     assert round(figures.cpu_ms("a"), 6) == 1.3
     assert round(figures.cpu_ms("b"), 6) == 8.5
