@@ -180,7 +180,7 @@ class Account:
             return None
         if (shut := gate.shut(now)) is not None:
             return shut.gate
-        if backlog.any_resends and (job := backlog.next_resend(now)) is not None:
+        if backlog.resends and (job := backlog.resends.first(now)) is not None:
             backlog.resend(job)
             return job
         if gate.full and backlog.any_ready:

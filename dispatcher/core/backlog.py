@@ -20,7 +20,6 @@ would be taken by others whenever the other is free.
 import heapq
 import itertools
 import math
-from collections import OrderedDict
 from collections.abc import Iterable, Iterator
 from typing import Final
 
@@ -29,6 +28,7 @@ from dispatcher.core.job import Job
 from dispatcher.core.lanes import Lane, Line, TenantQueue
 from dispatcher.core.lazy_heap import CLEARED_AT_ONCE, LazyHeap, Ranking
 from dispatcher.core.model import GateKind
+from dispatcher.core.resends import Resends
 
 __all__ = ["Backlog", "Job", "Lane", "Line", "TenantQueue"]
 
@@ -53,9 +53,7 @@ class Backlog:
         self._passed = 0.0  #: where the tenant stood that went last
         self._lines: dict[str, Line] = {}
         self._owed: dict[str, dict[TenantQueue, None]] = {}  #: rooms that are kept, by function
-        # Due again, and their slot is still held; those of a function that is shut apart.
-        self._resends: OrderedDict[str, Job] = OrderedDict()
-        self._shut_resends: dict[str, OrderedDict[str, Job]] = {}
+        self.resends = Resends()
         #: Lanes whose first is not known yet: so much that stood before it has gone. Until `wake` has
         #: found it, what comes next is not known either.
         self.unclear: dict[Lane, None] = {}
@@ -97,7 +95,7 @@ class Backlog:
             tenant.note_short(now)
         tenant.ages.add(job.due_at)
         if job.slot is not None:
-            self._resends[job.id] = job
+            self.resends.add(job)
             return
         if lane.forgotten:  # while the job was away
             lane = job.lane = tenant.lane(lane.function, lane.qualifier)
@@ -127,11 +125,7 @@ class Backlog:
         if not lane.tenant.due:
             lane.tenant.short_since = None
         if job.slot is not None:
-            if self._resends.pop(job.id, None) is None:
-                shut = self._shut_resends[lane.function.name]
-                del shut[job.id]
-                if not shut:
-                    del self._shut_resends[lane.function.name]
+            self.resends.remove(job)
             return
         lane.jobs.remove(job)
         if lane.tenant.owed is lane and not lane.jobs:
@@ -166,26 +160,9 @@ class Backlog:
             self._first_of(lane)
         return job
 
-    # -- Those that go again with the slot they hold
-
-    @property
-    def any_resends(self) -> bool:
-        """Tell whether one may go whose function is not known to be shut."""
-        return bool(self._resends)
-
-    def next_resend(self, now: float) -> Job | None:
-        """Return the first of those whose function is not shut."""
-        while self._resends:
-            job_id, job = next(iter(self._resends.items()))
-            if job.lane.function.shut(now) is None:
-                return job
-            del self._resends[job_id]
-            self._shut_resends.setdefault(job.lane.function.name, OrderedDict())[job_id] = job
-        return None
-
     def resend(self, job: Job) -> None:
-        """Take *job* out, which `next_resend` gave."""
-        del self._resends[job.id]
+        """Take *job* out, which `resends` gave."""
+        self.resends.remove(job)
         self._no_longer_due(job)
 
     # -- Order
@@ -307,8 +284,8 @@ class Backlog:
             lane = line.lanes.first()
             blocked = None if lane is None else lane.function.blocked(lane.qualifier, now)
             return GateKind.FUNCTION if blocked is None else blocked.gate
-        for resends in self._shut_resends.values():
-            shut = next(iter(resends.values())).lane.function.shut(now)
+        if (first := self.resends.first_shut()) is not None:
+            shut = first.lane.function.shut(now)
             return GateKind.FUNCTION if shut is None else shut.gate
         return None
 
@@ -354,7 +331,7 @@ class Backlog:
 
     def opened(self, function: FunctionGate) -> None:
         """Let all who wait behind *function* try: its rules changed, or it is shut no more."""
-        self._resends.update(self._shut_resends.pop(function.name, {}))
+        self.resends.opened(function)
         self.room_at(function)
 
     # -- Time
@@ -447,9 +424,8 @@ class Backlog:
     def ahead_of(self, job: Job) -> Iterator[bool]:
         """Give, for each due invocation of the same tenant, whether it comes before *job*."""
         tenant = job.lane.tenant
-        for resends in (self._resends, *self._shut_resends.values()):
-            for other in list(resends.values()):
-                yield other is not job and other.lane.tenant is tenant
+        for other in list(self.resends):
+            yield other is not job and other.lane.tenant is tenant
         place = (job.rank, job.seq)
         for lane in list(tenant.lanes.values()):
             for entry in lane.jobs.entries():

@@ -384,12 +384,12 @@ def check_queues(account: Account, jobs: list[Job]) -> None:
     waiting = [job for job in jobs if job.state is State.WAITING]
     delayed = {job for job in waiting if job.waits_for is not None}
     assert set(backlog._delayed) == delayed
-    resends = {*backlog._resends.values()}
-    for shut in backlog._shut_resends.values():
-        assert shut
-        assert not resends & {*shut.values()}
-        resends |= {*shut.values()}
-    assert resends == {job for job in waiting if job.waits_for is None and job.slot is not None}
+    resends = list(backlog.resends)
+    assert len(resends) == len(set(resends))
+    assert all(backlog.resends._shut.values())
+    assert set(resends) == {
+        job for job in waiting if job.waits_for is None and job.slot is not None
+    }
     lanes = [lane for tenant in backlog.tenants.values() for lane in tenant.lanes.values()]
     in_lanes = [job for lane in lanes for job in lane.jobs]
     assert len(in_lanes) == len(set(in_lanes))
