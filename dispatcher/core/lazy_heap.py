@@ -199,12 +199,6 @@ class Ranking(_Heap[tuple[Any, ...]], Generic[Owner]):
 
     def head(self) -> Owner | None:
         """Return whose key is the least; None: nobody's, or `clear_top` has to find out."""
-        heap = self._heap
-        if heap:
-            entry = heap[0]
-            owner: Owner = entry[-1]
-            if owner.entry is entry:
-                return owner
         return self.first() if self.clear_top(CLEARED_IN_PASSING) else None
 
     @property

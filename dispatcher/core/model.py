@@ -363,6 +363,11 @@ class Pause(Struct, frozen=True):
     """None: the whole account."""
     paused: bool = True
 
+    @property
+    def name(self) -> str:
+        """Return what it is of, in a line of the log."""
+        return self.account if self.function is None else f"{self.account}/{self.function}"
+
 
 class Query(Struct, frozen=True, kw_only=True):
     """Which invocations to list; None: any."""

@@ -253,8 +253,8 @@ class Calls(Accepting):
     def _admit_again(self, record: Record, wall_ms: int) -> None:
         again = replace(record, attempt=record.attempt + 1, due_ms=wall_ms, request_id=None)
         account = self.machine.accounts[record.account]
-        job = job_of(again, None, account, self.next_seq(), self.clock.moment())
-        self.machine.admit(job, self.clock.now())
+        moment = self.clock.moment()
+        self.machine.admit(job_of(again, None, account, self.next_seq(), moment), moment.now)
         if record.state is State.DEAD:
             # A recount that began before its end was kept does not know of it.
             self.dead[record.account] = max(0, self.dead.get(record.account, 0) - 1)
@@ -278,10 +278,10 @@ class Calls(Accepting):
             rules = self.settings.accounts[account]
             if function not in rules.functions and not rules.unlisted:
                 raise NotFound(f"account {account!r} has no function {function!r}")
+        pause = Pause(account, function, paused=paused)
         self.machine.pause(account, function, paused=paused)
-        self.journal.pause(Pause(account, function, paused=paused), self.fail_if)
-        what = account if function is None else f"{account}/{function}"
-        logger.warning("%s: %s", "paused" if paused else "resumed", what)
+        self.journal.pause(pause, self.fail_if)
+        logger.warning("%s: %s", "paused" if paused else "resumed", pause.name)
         self.wake()
 
     def adjust(self, account: str, changes: Mapping[str, Any]) -> None:

@@ -115,14 +115,14 @@ class Direct(Calls):
         if self.tracer is not None:
             self.tracer.accepting(record, source=source)
             self.tracer.accepted(record.id)
-        job = job_of(record, payload, account, self.next_seq(), self.clock.moment())
-        now = self.clock.now()
+        moment = self.clock.moment()
+        job = job_of(record, payload, account, self.next_seq(), moment)
         job.once = True
-        job.owner = _Caller(now + wait_max_s)
+        job.owner = _Caller(moment.now + wait_max_s)
         self.payloads.keep(job)
         self._calling.add(job)
-        self.machine.admit(job, now)
-        self.accepted[record.account, account.tenant(record.tenant).label, source] += 1
+        self.machine.admit(job, moment.now)
+        self.accepted[record.account, job.lane.tenant.label, source] += 1
         self.wake()
         return job
 

@@ -24,10 +24,7 @@ class Recovery(Pump):
         for pause in await self.journal.paused():
             if pause.account in self.machine.accounts:
                 self.machine.pause(pause.account, pause.function, paused=True)
-                what = (
-                    pause.account if pause.function is None else f"{pause.account}/{pause.function}"
-                )
-                logger.warning("still_paused: %s: as it was before the restart", what)
+                logger.warning("still_paused: %s: as it was before the restart", pause.name)
         async for batch in self.journal.recover():
             now = self.clock.now()
             for number, (record, payload) in enumerate(batch, start=1):

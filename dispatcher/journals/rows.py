@@ -45,7 +45,7 @@ def invocation_row(record: Record, seq: int) -> Row:
         _NO_TEXT if record.task_id is None else record.task_id,
         _NO_TEXT if record.key is None else record.key,
         _storable(record.callback_url),
-        _json(record.options) if record.options else _NO_TEXT,
+        _json(record.options),
     )
 
 
@@ -66,7 +66,7 @@ def ended_row(change: Ended) -> Row:
         change.state.value,
         change.at_ms,
         _storable(change.request_id),
-        _NO_TEXT if change.failure is None else _json(change.failure),
+        _json(change.failure),
         int(change.estimated),
         _NO_NUMBER if change.start_delay_s is None else change.start_delay_s,
     )
@@ -80,7 +80,7 @@ def returned_row(change: Returned) -> Row:
         "sending" if change.maybe_sent else "waiting",
         change.attempt,
         change.due_ms,
-        _NO_TEXT if change.failure is None else _json(change.failure),
+        _json(change.failure),
     )
 
 
@@ -96,7 +96,9 @@ def _storable(text: str | None) -> str | Literal[0]:
     return text if text.isascii() else text.encode(errors="backslashreplace").decode()
 
 
-def _json(content: Failure | dict[str, str]) -> str:
+def _json(content: Failure | dict[str, str] | None) -> str | Literal[0]:
+    if not content:
+        return _NO_TEXT
     try:
         return msgspec.json.encode(content).decode()
     except UnicodeEncodeError:
